@@ -1,0 +1,87 @@
+"""`audit tail`: the newest rows of the trail, and those that come."""
+
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from hermes_nodes import config
+from hermes_nodes.audit import Filter, Trail
+from hermes_nodes.cli.home import paired_names
+from hermes_nodes.cli.options import Json, duration
+from hermes_nodes.cli.output import print_json, print_table, say
+from hermes_nodes.errors import Unavailable
+from hermes_nodes.protocol.messages import timestamp
+
+_COLUMNS = (
+    ("ts", "TIME"),
+    ("action", "ACTION"),
+    ("status", "STATUS"),
+    ("node", "NODE"),
+    ("actor", "ACTOR"),
+    ("exit_code", "EXIT"),
+    ("duration_ms", "MS"),
+    ("what", "WHAT"),
+)
+_STYLES = {"ok": "green", "denied": "red", "error": "yellow", "timeout": "yellow"}
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="The audit trail.",
+)
+
+
+@app.callback()
+def audit() -> None:
+    """The audit trail: who did what, on which node, with what result."""
+
+
+@app.command()
+def tail(
+    count: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many rows.")] = 10,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with rows as they come.")] = False,
+    node: Annotated[
+        str | None, typer.Option(help="Only rows of this node.", autocompletion=paired_names)
+    ] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action: exec, pair, connect, …")] = None,
+    status: Annotated[str | None, typer.Option(help="Only this status: ok, error, denied, …")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only rows of the last: 1h.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the last rows, across rotated files."""
+    path = config.load().audit_log_path
+    seconds = duration(since)
+    oldest = None if seconds is None else timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
+    match = Filter(node=node, action=action, status=status, since=oldest)
+    try:
+        with Trail(path, match) as trail:
+            _print(trail.tail(count), as_json=as_json)
+            if trail.unreadable:
+                say(f"warning: {trail.unreadable} lines of the trail can't be read")
+            if follow:
+                for row in trail.follow(stop=threading.Event()):
+                    _print([row], as_json=as_json)
+    except OSError as error:
+        raise Unavailable(
+            f"the trail {path} can't be read: {error.strerror}", "run this as the user who runs the gateway"
+        ) from error
+
+
+def _print(rows: Iterable[dict[str, object]], *, as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    shown = [{**row, "what": row.get("command") or row.get("path") or row.get("error")} for row in rows]
+    if shown:
+        print_table(_COLUMNS, shown, lambda key, value: _STYLES.get(value, "") if key == "status" else "")
+
+
+APPS = {"audit": app}

@@ -1,0 +1,89 @@
+"""This machine's home: through its gateway if one runs, else by itself under the home's lock."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from hermes_nodes import config
+from hermes_nodes.cli.output import say
+from hermes_nodes.client import Client
+from hermes_nodes.errors import GatewayNotAnswering, GatewayNotRunning, HomeLocked
+
+if TYPE_CHECKING:
+    from hermes_nodes.audit import AuditLog
+    from hermes_nodes.tokens import TokenStore
+
+_T = TypeVar("_T")
+#: Seconds that a gateway which holds the lock gets to open its socket.
+_STARTING = 2.0
+_RETRY = 0.05
+
+
+def client(context: typer.Context) -> Client:
+    """The gateway that was asked for."""
+    return Client(context.obj.gateway)
+
+
+def settings() -> config.Settings:
+    """The settings of this home, with their warnings said."""
+    loaded = config.load()
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    return loaded
+
+
+def change(
+    context: typer.Context,
+    through_gateway: Callable[[Client], _T],
+    by_itself: Callable[["TokenStore", "AuditLog"], _T],
+) -> _T:
+    """One change: by the gateway that runs, or here if none does and none was asked for."""
+    gateway = client(context)
+    deadline = time.monotonic() + _STARTING
+    while True:
+        try:
+            return through_gateway(gateway)
+        except GatewayNotRunning:
+            if context.obj.gateway:
+                raise
+        try:
+            with open_home() as (store, trail):
+                return by_itself(store, trail)
+        except HomeLocked as error:
+            if time.monotonic() > deadline:
+                raise GatewayNotAnswering(gateway.gateway) from error
+            time.sleep(_RETRY)
+
+
+@contextmanager
+def open_home() -> Iterator[tuple["TokenStore", "AuditLog"]]:
+    """Store and trail of this home, locked, for one change without a gateway."""
+    from hermes_nodes import operations  # noqa: PLC0415 - with a gateway none of this is needed
+
+    loaded = settings()
+    with operations.HomeLock(loaded, "command"):
+        store, made_key = operations.open_store(loaded)
+        with store, operations.open_trail(loaded) as trail:
+            say("no gateway runs on this home: changing it directly")
+            if made_key:
+                say(f"made a token key and saved it in {loaded.env_path}")
+            yield store, trail
+            if loaded.audit_fsync != "never":
+                trail.sync()
+
+
+def paired_names(incomplete: str) -> list[str]:
+    """Names for completion, from the store alone: no gateway, no key, and never an error."""
+    from hermes_nodes.errors import HermesNodesError  # noqa: PLC0415 - only when a shell completes
+    from hermes_nodes.tokens import TokenStore  # noqa: PLC0415
+
+    try:
+        path = config.load(environ=os.environ).token_store_path
+        with TokenStore.read_only(path) as store:
+            return [pairing.name for pairing in store.pairings() if pairing.name.startswith(incomplete)]
+    except (HermesNodesError, OSError):
+        return []

@@ -1,0 +1,31 @@
+"""Ctrl-C during a call: the first asks for the call's end, the second leaves at once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Interrupts:
+    """``fd`` becomes readable at the first SIGINT."""
+
+    def __init__(self) -> None:
+        self.fd, self._told = os.pipe()
+        self.happened = False
+
+    def handle(self, number: int, _: object) -> None:
+        self.happened = True
+        os.write(self._told, b"!")
+        # The next one is Python's own again, which ends the command wherever it is.
+        signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """While a call runs."""
+    caught = Interrupts()
+    before = signal.signal(signal.SIGINT, caught.handle)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,101 @@
+"""`list`: the nodes and how they are."""
+
+import sys
+import time
+from typing import Annotated, Literal
+
+import typer
+
+from hermes_nodes.cli.home import client, paired_names, settings
+from hermes_nodes.cli.options import Json, command
+from hermes_nodes.cli.output import print_json, print_table, say
+from hermes_nodes.client import Client
+from hermes_nodes.errors import GatewayNotRunning
+
+State = Literal["connected", "disconnected", "never_seen", "revoked", "expired"]
+Nodes = list[dict[str, object]]
+
+_COLUMNS = (
+    ("name", "NAME"),
+    ("state", "STATE"),
+    ("labels", "LABELS"),
+    ("platform", "PLATFORM"),
+    ("arch", "ARCH"),
+    ("node_version", "VERSION"),
+    ("remote_addr", "ADDRESS"),
+    ("last_seen_at", "LAST SEEN"),
+)
+_STYLES = {"connected": "green", "revoked": "red", "expired": "yellow", "disconnected": "dim"}
+#: Seconds between two looks with `--watch`.
+_WATCH_EVERY = 1.0
+
+
+def list_nodes(
+    context: typer.Context,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="Names and globs with commas, label:K=V, or all.",
+            show_default=False,
+            autocompletion=paired_names,
+        ),
+    ] = None,
+    state: Annotated[State | None, typer.Option(help="Only nodes in this state.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Revoked ones too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing what changes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the nodes."""
+    gateway = client(context)
+    nodes = _nodes(gateway, target, state, everything=everything, offline=not context.obj.gateway)
+    if not watch:
+        if as_json:
+            print_json(nodes)
+        else:
+            _show(nodes)
+        return
+    shown: dict[object, dict[str, object]] = {}
+    while True:
+        changed = [node for node in nodes if shown.get(node["pairing_id"]) != _steady(node)]
+        shown |= {node["pairing_id"]: _steady(node) for node in nodes}
+        if as_json:
+            for node in changed:
+                print_json(node)
+        elif changed:
+            _show(nodes if sys.stdout.isatty() else changed)
+        sys.stdout.flush()
+        time.sleep(_WATCH_EVERY)
+        nodes = gateway.nodes(target, state=state, everything=everything)
+
+
+def _nodes(
+    gateway: Client, target: str | None, state: str | None, *, everything: bool, offline: bool
+) -> Nodes:
+    try:
+        return gateway.nodes(target, state=state, everything=everything)
+    except GatewayNotRunning:
+        if not offline:
+            raise
+    from hermes_nodes import operations  # noqa: PLC0415 - not with a gateway
+    from hermes_nodes.tokens import TokenStore  # noqa: PLC0415
+
+    say("no gateway runs on this home: nobody is connected")
+    with TokenStore.read_only(settings().token_store_path) as store:
+        chosen = operations.select(store.pairings(include_revoked=everything or state == "revoked"), target)
+    views = [operations.node_view(pairing) for pairing in chosen]
+    return operations.visible(views, state=state, everything=everything)
+
+
+def _steady(node: dict[str, object]) -> dict[str, object]:
+    """A node without what changes all the time."""
+    return {key: value for key, value in node.items() if key not in ("last_seen_at", "calls_in_flight")}
+
+
+def _show(nodes: Nodes) -> None:
+    if not nodes and sys.stdout.isatty():
+        say("no nodes; `hermes-nodes pair NAME` adds one")
+        return
+    print_table(_COLUMNS, nodes, lambda key, value: _STYLES.get(value, "") if key == "state" else "")
+
+
+APPS = {"list": command(list_nodes)}

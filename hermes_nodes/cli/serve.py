@@ -1,0 +1,135 @@
+"""`serve`: the gateway in the foreground, until SIGTERM or Ctrl-C."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from hermes_nodes import config
+from hermes_nodes.cli.options import command
+from hermes_nodes.cli.output import say
+from hermes_nodes.gateway import Gateway
+
+#: A full collection at 10,000 nodes stops the loop for a third of a second; the young generations are
+#: collected as ever, and what the start made is never looked at again.
+_GC_THRESHOLDS = (50_000, 50, 1000)
+_Level = Literal["debug", "info", "warning", "error"]
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where nodes dial in. [env: HERMES_NODES_HOST]")] = None,
+    port: Annotated[
+        str | None,
+        typer.Option(help="Its port; 0 picks one. [env: HERMES_NODES_PORT]", metavar="PORT"),
+    ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(help="Certificate chain, PEM. [env: HERMES_NODES_TLS_CERT_PATH]", metavar="FILE"),
+    ] = None,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(help="Its key, PEM. [env: HERMES_NODES_TLS_KEY_PATH]", metavar="FILE"),
+    ] = None,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="How stderr is written.")] = "text",
+    log_level: Annotated[_Level, typer.Option(help="What is written there.")] = "info",
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written when ready: host, port, socket and pid as JSON.")
+    ] = None,
+    ready_fd: Annotated[
+        int | None, typer.Option(help="The same, to this descriptor, which is closed then.")
+    ] = None,
+) -> int:
+    """Run the gateway in the foreground."""
+    flags = {"host": host, "port": port, "tls_cert_path": tls_cert, "tls_key_path": tls_key}
+    settings = config.load(flags)
+    set_up_logging(log_format, log_level)
+    for warning in settings.warnings:
+        say(f"warning: {warning}")
+
+    async def serve_until_stopped() -> int:
+        async with Gateway(settings) as gateway:
+            if gateway.made_key:
+                say(f"made a token key and saved it in {settings.env_path}")
+            say(f"listening on {gateway.url}, control socket {gateway.control_socket}")
+            _tell_ready(gateway.ready(), ready_file, ready_fd)
+            await stop_signal()
+            say("stopping")
+        return 0
+
+    gc.enable()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    return run_loop(serve_until_stopped())
+
+
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run to the end on the fastest loop there is."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - there is none for PyPy
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def stop_signal() -> None:
+    """Wait for SIGTERM or SIGINT; a second one ends the process at once."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    # SIGHUP asks for the settings to be read again, which must not end the gateway.
+    loop.add_signal_handler(signal.SIGHUP, say, "SIGHUP: settings are read at the start")
+    await stopped.wait()
+
+
+def _tell_ready(facts: dict[str, object], file: Path | None, fd: int | None) -> None:
+    content = json.dumps(facts) + "\n"
+    if file is not None:
+        # Written elsewhere and renamed, so that whoever waits for it never reads half of it.
+        temporary = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
+        temporary.write_text(content)
+        temporary.replace(file)
+    if fd is not None:
+        with os.fdopen(fd, "w") as stream:
+            stream.write(content)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = {"ts": moment, "level": record.levelname.lower(), "logger": record.name}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps({**fields, "message": record.getMessage()})
+
+
+def set_up_logging(form: str, level: str, path: Path | None = None) -> None:
+    """Log to stderr, or to a file."""
+    handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter() if form == "json" else text)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+APPS = {"serve": command(serve)}

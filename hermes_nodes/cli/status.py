@@ -1,0 +1,21 @@
+"""`status`: the gateway of this home."""
+
+import typer
+
+from hermes_nodes.cli.home import client
+from hermes_nodes.cli.options import Json, command
+from hermes_nodes.cli.output import print_data, print_json
+
+
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """Show the gateway: address, version, what it is doing."""
+    facts = client(context).status()
+    if as_json:
+        print_json(facts)
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        print_data(f"{key:<{width}}  {value}")
+
+
+APPS = {"status": command(status)}

@@ -1,0 +1,299 @@
+"""The gateway as one object: build, run, shut down in stages."""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+from aiohttp import web
+
+from hermes_nodes import __version__, operations
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.clock import timestamp
+from hermes_nodes.config import Settings
+from hermes_nodes.disk import make_directory
+from hermes_nodes.errors import ListenFailed, SettingsError
+from hermes_nodes.gateway.calls import Calls
+from hermes_nodes.gateway.control import ControlApi
+from hermes_nodes.gateway.guard import Doorkeeper, Guard
+from hermes_nodes.gateway.nodes import NodesEndpoint, seen
+from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.protocol.messages import NODES_PATH, Bye, Close
+from hermes_nodes.registry import NodeRegistry
+from hermes_nodes.tokens import Pairing
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what time changes: silence, expiry, rows to sync.
+TICK = 1.0
+#: Seconds between two batches of last-seen times.
+SEEN_EVERY = 30.0
+#: Seconds that handlers get to end at a stop.
+STOP_GRACE = 1.5
+#: A Unix socket's path with its NUL takes 108 bytes on Linux and 104 on macOS.
+MAX_SOCKET_PATH = 103
+
+
+class Gateway:
+    """``async with Gateway(settings) as gateway:`` serves until the block is left.
+
+    Raises SettingsError, BadKey, HomeLocked, ListenFailed, StoreDamaged or AuditUnwritable on entry.
+    """
+
+    def __init__(self, settings: Settings, *, environ: Mapping[str, str] = os.environ) -> None:
+        self.settings = settings
+        self.registry = NodeRegistry(settings.rate_limit_per_node)
+        #: Whether a token key was made at this start, which its operator should hear of.
+        self.made_key = False
+        self.host = settings.host
+        self.port = settings.port
+        self.started_at = timestamp()
+        self._environ = environ
+        self._stack = AsyncExitStack()
+        self._servers: list[asyncio.Server] = []
+
+    @property
+    def url(self) -> str:
+        """Where nodes dial in."""
+        scheme = "wss" if self.settings.tls_cert_path else "ws"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}{NODES_PATH}"
+
+    @property
+    def control_socket(self) -> str:
+        return str(self.settings.control_socket)
+
+    def ready(self) -> dict[str, object]:
+        """What `--ready-file` gets."""
+        return {"host": self.host, "port": self.port, "socket": self.control_socket, "pid": os.getpid()}
+
+    async def __aenter__(self) -> Self:
+        async with self._stack as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # -- start: each step registers its own end, which runs in the reverse order --
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        lock = operations.HomeLock(self.settings, "gateway")
+        await asyncio.to_thread(lock.__enter__)
+        stack.callback(lock.__exit__, None, None, None)
+        trail = stack.enter_context(operations.open_trail(self.settings))
+        pairings = await self._open_store(stack, trail)
+        calls = Calls(self.settings, self.registry, pairings, trail)
+        nodes = NodesEndpoint(self.settings, self.registry, pairings, trail)
+        stack.callback(_stop_row, trail)
+        await self._listen_for_nodes(stack, nodes)
+        await self._listen_for_operators(stack, ControlApi(self.registry, pairings, calls, self._facts))
+        stack.push_async_callback(self._end_sessions, calls, nodes, pairings)
+        ticker = asyncio.create_task(self._tick(nodes, pairings, trail))
+        stack.push_async_callback(_cancel, ticker)
+        stack.callback(self._stop_accepting)
+        trail.append(action="start", status="ok", actor=operations.local_actor())
+
+    async def _open_store(self, stack: AsyncExitStack, trail: AuditLog) -> Pairings:
+        store, self.made_key = await asyncio.to_thread(operations.open_store, self.settings, self._environ)
+        pairings = Pairings(store, trail, self._revoked)
+        stack.push_async_callback(pairings.close)
+        await pairings.load()
+        return pairings
+
+    async def _listen_for_nodes(self, stack: AsyncExitStack, nodes: NodesEndpoint) -> None:
+        app = web.Application(client_max_size=0)
+        app.router.add_get(NODES_PATH, nodes.handle)
+        app.router.add_get("/healthz", _healthz)
+        app.on_response_prepare.append(_close_after)
+        runner = await _runner(stack, app)
+        door = Doorkeeper(
+            most=self.settings.max_connections,
+            most_per_address=self.settings.max_connections_per_address,
+            trusted=self.settings.trusted_proxies,
+        )
+        seconds = self.settings.handshake_timeout_seconds
+        context = _tls(self.settings)
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: Guard(runner.server, door, seconds=seconds),  # type: ignore[arg-type]
+                self.settings.host,
+                self.settings.port,
+                ssl=context,
+                ssl_handshake_timeout=seconds if context else None,
+                backlog=1024,
+            )
+        except OSError as error:
+            raise _listen_failed(self.settings, error) from error
+        self._servers.append(server)
+        self.host, self.port = server.sockets[0].getsockname()[:2]
+
+    async def _listen_for_operators(self, stack: AsyncExitStack, api: ControlApi) -> None:
+        runner = await _runner(stack, api.application())
+        path = self.settings.control_socket
+        listener = await asyncio.to_thread(_bind_control, path)
+        stack.callback(_unlink, path)
+        server = await asyncio.get_running_loop().create_unix_server(
+            cast("type[asyncio.Protocol]", runner.server), sock=listener
+        )
+        self._servers.append(server)
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            **self.ready(),
+            "url": self.url,
+            "started_at": self.started_at,
+            "home": str(self.settings.home),
+        }
+
+    # -- while it runs --
+
+    def _revoked(self, pairing: Pairing) -> None:
+        session = self.registry.get(pairing.name)
+        if session is not None and session.pairing_id == pairing.id:
+            self.registry.unregister(session)
+            session.close(Close.REVOKED, "revoked", last=Bye(reason="revoked"))
+
+    async def _tick(self, nodes: NodesEndpoint, pairings: Pairings, trail: AuditLog) -> None:
+        next_seen = time.monotonic() + SEEN_EVERY
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            self.registry.sweep(
+                now,
+                ping_after=self.settings.heartbeat_sweep_interval_seconds,
+                dead_after=self.settings.heartbeat_stale_seconds,
+            )
+            self._end_expired(pairings)
+            if now >= next_seen:
+                next_seen = now + SEEN_EVERY
+                await self._store_seen(nodes, pairings)
+            if self.settings.audit_fsync == "interval":
+                await asyncio.to_thread(trail.sync)
+
+    def _end_expired(self, pairings: Pairings) -> None:
+        for session in self.registry:
+            pairing = pairings.get(session.name)
+            if pairing is not None and pairing.expires_at and not pairing.admits(timestamp()):
+                self.registry.unregister(session)
+                session.close(Close.REVOKED, "expired", last=Bye(reason="revoked"))
+
+    async def _store_seen(self, nodes: NodesEndpoint, pairings: Pairings) -> None:
+        batch = [*nodes.departed, *(seen(session) for session in self.registry)]
+        nodes.departed.clear()
+        await pairings.record_seen(batch)
+
+    # -- stop, in stages --
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    async def _end_sessions(self, calls: Calls, nodes: NodesEndpoint, pairings: Pairings) -> None:
+        """Tell the nodes, which fails their calls; wait until each call has its row."""
+        for session in self.registry:
+            session.close(Close.SHUTDOWN, "server_shutdown", last=Bye(reason="server_shutdown"))
+        await calls.end_all()
+        await self._store_seen(nodes, pairings)
+
+
+async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_GRACE)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+async def _healthz(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _close_after(_: web.BaseRequest, response: web.StreamResponse) -> None:
+    """One request per connection: whoever wants no WebSocket has no reason to stay."""
+    if not isinstance(response, web.WebSocketResponse):
+        response.force_close()
+    response.headers["Server"] = f"hermes-nodes/{__version__.split('.', maxsplit=1)[0]}"
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _stop_row(trail: AuditLog) -> None:
+    trail.append(action="stop", status="ok", actor=operations.local_actor())
+    trail.sync()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert_path is None or settings.tls_key_path is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            f"the TLS certificate {settings.tls_cert_path} or its key {settings.tls_key_path} "
+            f"can't be loaded: {error}",
+            "both must be PEM files that this user may read, and belong together",
+        ) from error
+    return context
+
+
+def _listen_failed(settings: Settings, error: OSError) -> ListenFailed:
+    return ListenFailed(
+        f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}",
+        "choose another with --host and --port, or stop what uses it",
+    )
+
+
+def _bind_control(path: Path) -> socket.socket:
+    """The control socket, 0600 from its first moment; a stale one is replaced, a live one is not."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise SettingsError(
+            f"the control socket's path {path} is longer than {MAX_SOCKET_PATH} bytes",
+            "set `control_socket` to a shorter one",
+        )
+    make_directory(path.parent)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        if _answers(path):
+            raise ListenFailed(f"another process answers at {path}", "set `control_socket` to another path")
+        _unlink(path)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise ListenFailed(f"can't listen at {path}: {error.strerror}", "set `control_socket`") from error
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _unlink(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()

@@ -1,0 +1,323 @@
+"""One call: authorise, limit, dispatch, follow, and write its one audit row. There is no other way."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Protocol
+
+import msgspec
+
+from hermes_nodes.audit import AuditLog, summarise_command
+from hermes_nodes.config import Settings
+from hermes_nodes.errors import (
+    Busy,
+    CallCancelled,
+    CallFailed,
+    CallTimeout,
+    FileAlreadyThere,
+    FileMissing,
+    FilePermission,
+    FileTooLarge,
+    HermesNodesError,
+    NodeNotConnected,
+    PathNotAllowed,
+    UnknownNode,
+    Unsupported,
+)
+from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.protocol.messages import (
+    ERROR_NAMES,
+    MAX_CALLS,
+    Error,
+    Exec,
+    ExecResult,
+    Read,
+    ReadResult,
+    Request,
+    Write,
+    WriteResult,
+)
+from hermes_nodes.protocol.stream import Source
+from hermes_nodes.registry import NodeRegistry
+from hermes_nodes.sessions import Answer, Call
+from hermes_nodes.text import printable
+
+#: Seconds that a node gets to end a call and say so: it kills after 5 and answers then.
+END_GRACE = 10.0
+
+_ERRORS: dict[str, type[HermesNodesError]] = {
+    "path_not_allowed": PathNotAllowed,
+    "file_not_found": FileMissing,
+    "file_exists": FileAlreadyThere,
+    "file_too_large": FileTooLarge,
+    "permission_denied": FilePermission,
+}
+
+#: How the trail names an outcome for which it has no word of its own.
+_TRAIL_STATUS = {"unknown_node": "error", "unsupported": "error", "failed": "error", "busy": "rate_limited"}
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who asks: the one identity that is checked and written down."""
+
+    name: str
+    remote_addr: str | None = None
+
+
+class Caller(Protocol):
+    """Whom a call's output goes to."""
+
+    async def output(self, channel: int, payload: memoryview) -> None:
+        """Pass on a piece, empty at the end of its channel; ConnectionError if nobody is there."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended; also the final answer of the control API."""
+
+    request_id: str
+    node: str
+    status: str
+    exit_code: int | None = None
+    signal: str | None = None
+    duration_ms: int = 0
+    truncated: bool = False
+    size_bytes: int | None = None
+    bytes_written: int | None = None
+    sha256: str | None = None
+    error: dict[str, object] | None = None
+
+
+class RunningCall:
+    """A call under way, which goes on to its end whoever stops waiting for it."""
+
+    def __init__(self, actor: Actor, node: str, request: Request, caller: Caller) -> None:
+        self.actor = actor
+        self.node = node
+        self.request = request
+        self.caller = caller
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.source: Source | None = None
+        self.call: Call | None = None
+        self.cancelled = False
+        self.deadline: asyncio.Timeout | None = None
+        self.task: asyncio.Task[Outcome] | None = None
+
+    def cancel(self) -> None:
+        """End the call on its node; the outcome still comes."""
+        if self.cancelled:
+            return
+        self.cancelled = True
+        if self.call is not None:
+            self.call.cancel()
+        self._hurry()
+
+    def input_ready(self) -> None:
+        if self.call is not None:
+            self.call.input_ready()
+
+    def _hurry(self) -> None:
+        if self.deadline is not None and not self.deadline.expired():
+            with suppress(RuntimeError):  # it has just ended
+                self.deadline.reschedule(asyncio.get_running_loop().time() + END_GRACE)
+
+    async def outcome(self) -> Outcome:
+        """Wait for the end; whoever is cancelled while waiting has hung up, which ends the call."""
+        assert self.task is not None  # noqa: S101 - set by Calls.begin before anyone has this object
+        try:
+            return await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+
+class Calls:
+    """The gateway's calls, all of them."""
+
+    def __init__(
+        self, settings: Settings, registry: NodeRegistry, pairings: Pairings, trail: AuditLog
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._pairings = pairings
+        self._trail = trail
+        self._running: set[RunningCall] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def begin(
+        self, actor: Actor, node: str, request: Request, caller: Caller, source: Source | None = None
+    ) -> RunningCall:
+        """Start a call; ``source`` is what its channel 0 carries."""
+        running = RunningCall(actor, node, request, caller)
+        running.source = None if source is None else _CountingSource(source, running)
+        self._running.add(running)
+        running.task = asyncio.create_task(self._perform(running))
+        running.task.add_done_callback(lambda _: self._running.discard(running))
+        return running
+
+    async def end_all(self) -> None:
+        """Cancel what runs and wait until each has its row."""
+        for running in list(self._running):
+            running.cancel()
+        tasks = [running.task for running in self._running if running.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _perform(self, running: RunningCall) -> Outcome:
+        started = time.monotonic()
+        try:
+            answer = await self._follow(running)
+            outcome = _outcome(running, answer, _since(started))
+        except HermesNodesError as error:
+            outcome = _failure(running, error, _since(started))
+        self._append_row(running, outcome)
+        if self._settings.audit_fsync == "always":
+            await asyncio.to_thread(self._trail.sync)
+        return outcome
+
+    def _dispatch(self, running: RunningCall) -> Call:
+        """Send the call to its node; nothing has run there if this raises."""
+        name = running.node
+        pairing = self._pairings.get(name)
+        if pairing is None:
+            raise UnknownNode(name)
+        session = self._registry.get(name)
+        if session is None:
+            raise NodeNotConnected(name, pairing.last_seen_at)
+        self._registry.admit_call(session, time.monotonic())
+        return session.start(running.request, running.source)
+
+    async def _follow(self, running: RunningCall) -> Answer:
+        """Pass output on until the answer is there; raises what ended the call without one."""
+        timeout_ms = running.request.timeout_ms if isinstance(running.request, Exec) else None
+        seconds = None if timeout_ms is None else timeout_ms / 1000 + END_GRACE
+        try:
+            async with asyncio.timeout(seconds) as running.deadline:
+                running.call = call = self._dispatch(running)
+                if running.cancelled:
+                    call.cancel()
+                await self._pass_on(running, call)
+        except TimeoutError:
+            raise self._given_up(running) from None
+        return call.result()
+
+    async def _pass_on(self, running: RunningCall, call: Call) -> None:
+        while (piece := await call.next_output()) is not None:
+            channel, payload = piece
+            running.bytes_out += len(payload)
+            if not running.cancelled:
+                try:
+                    await running.caller.output(channel, payload)
+                except ConnectionError:
+                    running.cancel()
+            call.took(channel, len(payload))
+
+    def _given_up(self, running: RunningCall) -> HermesNodesError:
+        """The node did not end the call in time: nothing more will be said of it."""
+        if running.call is not None:
+            running.call.abandon()
+        hint = "the node did not confirm that it has ended: look there before you repeat it"
+        if running.cancelled:
+            return CallCancelled("the call was cancelled", hint)
+        return CallTimeout("the call's time-out has passed", hint)
+
+    def _append_row(self, running: RunningCall, outcome: Outcome) -> None:
+        request = running.request
+        session = running.call.session if running.call else None
+        pairing = self._pairings.get(running.node)
+        is_exec = isinstance(request, Exec)
+        self._trail.append(
+            action=type(request).__struct_config__.tag,
+            status=_TRAIL_STATUS.get(outcome.status, outcome.status),
+            node=running.node,
+            pairing_id=session.pairing_id if session else (pairing.id if pairing else None),
+            request_id=request.id,
+            session_id=session.id if session else None,
+            actor=running.actor.name,
+            remote_addr=running.actor.remote_addr,
+            exit_code=outcome.exit_code,
+            duration_ms=outcome.duration_ms,
+            error=outcome.error["code"] if outcome.error else None,
+            command=self._command(request) if is_exec else None,
+            path=request.path if isinstance(request, Read | Write) else None,
+            bytes_in=running.bytes_in,
+            bytes_out=running.bytes_out,
+        )
+
+    def _command(self, request: Request) -> str | None:
+        if not isinstance(request, Exec):
+            return None
+        return summarise_command(request.argv or request.command or "", self._settings.audit_commands)
+
+
+class _CountingSource:
+    """A source whose bytes are counted for the trail."""
+
+    def __init__(self, source: Source, running: RunningCall) -> None:
+        self._source = source
+        self._running = running
+
+    def pull(self, limit: int) -> bytes | memoryview | None:
+        piece = self._source.pull(limit)
+        self._running.bytes_in += len(piece or b"")
+        return piece
+
+
+def _since(started: float) -> int:
+    return int((time.monotonic() - started) * 1000)
+
+
+def _outcome(running: RunningCall, answer: Answer, duration_ms: int) -> Outcome:
+    """What a node's answer comes to; raises what it failed with."""
+    if isinstance(answer, Error):
+        raise _node_error(running, ERROR_NAMES.get(answer.code, "failed"), answer.detail or answer.reason)
+    if answer.error or (isinstance(answer, ExecResult) and answer.exit_code < 0):
+        raise _node_error(running, answer.error or "failed", answer.error_detail)
+    common = {"request_id": running.request.id, "node": running.node, "duration_ms": duration_ms}
+    ended = _ended(running, answer)
+    match answer:
+        case ExecResult():
+            facts: dict[str, object] = {
+                "exit_code": answer.exit_code,
+                "signal": printable(answer.signal) if answer.signal else None,
+                "truncated": answer.truncated,
+            }
+        case ReadResult():
+            facts = {"size_bytes": answer.size_bytes, "sha256": answer.sha256}
+        case WriteResult():
+            facts = {"bytes_written": answer.bytes_written, "sha256": answer.sha256}
+        case _:
+            facts = {}
+    status = ended.call_status if ended else answer.status
+    error = ended.to_wire() if ended else None
+    return msgspec.convert({**common, **facts, "status": status, "error": error}, Outcome)
+
+
+def _ended(running: RunningCall, answer: Answer) -> HermesNodesError | None:
+    """The reason why a call ended before its command did."""
+    status = "" if isinstance(answer, Error) else answer.status
+    if status == "timeout":
+        return CallTimeout("the call's time-out has passed, and the command was ended on the node")
+    if status == "cancelled":
+        return CallCancelled(f"the call was cancelled, and ended on node {running.node!r}")
+    return None
+
+
+def _node_error(running: RunningCall, name: str, detail: str | None) -> HermesNodesError:
+    said = printable(detail or name.replace("_", " "))
+    if name == "busy":
+        return Busy(running.node, MAX_CALLS)
+    if name == "unsupported":
+        return Unsupported(running.node, said)
+    return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}")
+
+
+def _failure(running: RunningCall, error: HermesNodesError, duration_ms: int) -> Outcome:
+    return Outcome(
+        request_id=running.request.id,
+        node=running.node,
+        status=error.call_status,
+        duration_ms=duration_ms,
+        error=error.to_wire(),
+    )

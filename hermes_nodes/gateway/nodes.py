@@ -1,0 +1,275 @@
+"""The nodes' WebSocket endpoint: handshake, then one session per connection until it ends."""
+
+import asyncio
+import ipaddress
+import logging
+from typing import cast
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.config import Settings
+from hermes_nodes.errors import ProtocolViolation
+from hermes_nodes.gateway.guard import Guard
+from hermes_nodes.gateway.lockout import Lockout
+from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.link import CLOSE_GRACE, WebSocketLink, close_websocket, send_frame
+from hermes_nodes.protocol.codec import Frame, RecordCodec
+from hermes_nodes.protocol.handshake import Accepted, GatewayHandshake, Refused
+from hermes_nodes.protocol.messages import (
+    LIMIT_LEGACY,
+    LIMIT_STREAM,
+    Bye,
+    Close,
+    encode,
+)
+from hermes_nodes.protocol.stream import Budget
+from hermes_nodes.registry import NodeRegistry
+from hermes_nodes.sessions import RateExceeded, Session, StreamSession, TextSession
+from hermes_nodes.tokens import Pairing, Seen
+
+log = logging.getLogger(__name__)
+
+#: Bytes that all streams together may let be under way beyond their first windows.
+WINDOW_BUDGET = 16 * 1024 * 1024
+
+
+class NodesEndpoint:
+    """Serves `/ws/nodes`."""
+
+    def __init__(
+        self, settings: Settings, registry: NodeRegistry, pairings: Pairings, trail: AuditLog
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._pairings = pairings
+        self._trail = trail
+        self._lockout = Lockout()
+        self._budget = Budget(WINDOW_BUDGET)
+        self._trusted = [ipaddress.ip_network(one, strict=False) for one in settings.trusted_proxies]
+        #: Sessions that have ended and whose last-seen times are not stored yet.
+        self.departed: list[Seen] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse(
+            timeout=CLOSE_GRACE,
+            autoping=False,
+            compress=False,
+            # The guard holds the limits, which change at `auth_ok`; aiohttp's can't.
+            max_msg_size=LIMIT_LEGACY + 1,
+            decode_text=False,
+        )
+        await ws.prepare(request)
+        transport = request.transport
+        if transport is None:
+            return ws
+        guard = cast("Guard", transport.get_protocol())
+        guard.upgraded()
+        address = self._address(request, transport)
+        try:
+            accepted = await self._handshake(ws, transport, address)
+        except ConnectionError:
+            return ws
+        if accepted is not None:
+            guard.authenticated(LIMIT_STREAM if accepted.streams else LIMIT_LEGACY)
+            await self._serve(ws, transport, accepted, address)
+        return ws
+
+    def _address(self, request: web.Request, transport: asyncio.Transport) -> str:
+        """The peer's address, or the one that a trusted proxy says it speaks for."""
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else "unknown"
+        forwarded = request.headers.get("X-Forwarded-For", "")
+        for hop in reversed([hop.strip() for hop in forwarded.split(",") if hop.strip()]):
+            if not self._is_trusted(address) or not _is_ip(hop):
+                break
+            address = hop
+        return address
+
+    def _is_trusted(self, address: str) -> bool:
+        return _is_ip(address) and any(ipaddress.ip_address(address) in one for one in self._trusted)
+
+    # -- handshake --
+
+    async def _handshake(
+        self, ws: web.WebSocketResponse, transport: asyncio.Transport, address: str
+    ) -> Accepted | None:
+        handshake = GatewayHandshake(
+            protected=_is_protected(transport),
+            lookup=self._pairings.credentials,
+            legacy_streaming=self._settings.legacy_streaming,
+        )
+        try:
+            ack = handshake.receive_hello(await self._receive(ws, handshake))
+            await send_frame(ws, ack)
+            accepted = handshake.receive_auth(await self._receive(ws, handshake))
+            if self._pairings.admitted(accepted.name) is None:
+                raise handshake.invalid_token("revoked during the handshake")
+            await send_frame(ws, accepted.auth_ok)
+        except Refused as refusal:
+            await self._refuse(ws, transport, handshake, refusal, address)
+            return None
+        return accepted
+
+    async def _receive(self, ws: web.WebSocketResponse, handshake: GatewayHandshake) -> Frame:
+        try:
+            async with asyncio.timeout(self._settings.handshake_timeout_seconds):
+                while True:
+                    message = await ws.receive()
+                    if message.type is WSMsgType.PING:
+                        await ws.pong(message.data)
+                        continue
+                    if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                        return _frame(message)
+                    if message.type is not WSMsgType.PONG:
+                        raise ConnectionResetError("the peer left during the handshake")
+        except TimeoutError:
+            raise handshake.timed_out() from None
+
+    async def _refuse(
+        self,
+        ws: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        handshake: GatewayHandshake,
+        refusal: Refused,
+        address: str,
+    ) -> None:
+        name = handshake.claimed_name
+        log.warning("refused %s as %r: %s", address, name, refusal.true_reason)
+        if refusal.close_code == Close.UNAUTHORISED:
+            refusal = self._count_failure(handshake, refusal, address)
+        reply = Frame(encode(refusal.reply), binary=False)
+        await close_websocket(ws, refusal.close_code, cut=transport.abort, last=lambda: reply)
+
+    def _count_failure(self, handshake: GatewayHandshake, refusal: Refused, address: str) -> Refused:
+        if self._lockout.failed(address, handshake.claimed_name):
+            # No row: an attacker must not be able to fill the trail.
+            return handshake.invalid_token(refusal.true_reason, locked_out=True)
+        self._trail.append(
+            action="auth",
+            status="denied",
+            node=handshake.claimed_name,
+            remote_addr=address,
+            error=refusal.true_reason,
+        )
+        return refusal
+
+    # -- session --
+
+    async def _serve(
+        self, ws: web.WebSocketResponse, transport: asyncio.Transport, accepted: Accepted, address: str
+    ) -> None:
+        # From here to the registration nothing waits: whatever was revoked until now is seen here,
+        # and whatever is revoked later finds the session registered.
+        pairing = self._pairings.admitted(accepted.name)
+        session = self._session(accepted, pairing, address)
+        link = WebSocketLink(ws, session.next_frame, cut=transport.abort)
+        session.attach(link)
+        if pairing is None:
+            session.close(Close.REVOKED, "revoked", last=Bye(reason="revoked"))
+        else:
+            self._register(session)
+        try:
+            await self._receive_all(ws, session)
+        finally:
+            self._unregister(session)
+            await link.closed()
+
+    def _session(self, accepted: Accepted, pairing: Pairing | None, address: str) -> Session:
+        codec = accepted.codec
+        pairing_id = pairing.id if pairing else ""
+        limit = self._settings.rate_limit_per_node
+        if isinstance(codec, RecordCodec):
+            return StreamSession(
+                accepted,
+                codec=codec,
+                pairing_id=pairing_id,
+                remote_addr=address,
+                limit=limit,
+                budget=self._budget,
+            )
+        return TextSession(accepted, codec=codec, pairing_id=pairing_id, remote_addr=address, limit=limit)
+
+    def _register(self, session: Session) -> None:
+        old = self._registry.register(session)
+        if old is not None:
+            old.close(Close.NORMAL, "replaced", last=Bye(reason="replaced"))
+        self._pairings.saw(session.name, session.connected_at)
+        self._row("connect", session, error=None)
+        log.info("node %r connected from %s", session.name, session.remote_addr)
+
+    def _unregister(self, session: Session) -> None:
+        self._registry.unregister(session)
+        session.fail_calls()
+        reason = session.end_reason or "connection lost"
+        if session.pairing_id:
+            self._row("disconnect", session, error=reason)
+            self.departed.append(seen(session))
+        log.info("node %r disconnected: %s", session.name, reason)
+
+    def _row(self, action: str, session: Session, *, error: str | None) -> None:
+        self._trail.append(
+            action=action,
+            status="ok",
+            node=session.name,
+            pairing_id=session.pairing_id,
+            session_id=session.id,
+            remote_addr=session.remote_addr,
+            error=error,
+        )
+
+    async def _receive_all(self, ws: web.WebSocketResponse, session: Session) -> None:
+        while True:
+            message = await ws.receive()
+            if message.type is WSMsgType.PING:
+                session.heard()
+                await ws.pong(message.data)
+            elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if session.end_reason is None:
+                    self._receive_one(session, _frame(message))
+            elif message.type is not WSMsgType.PONG:
+                return
+
+    def _receive_one(self, session: Session, frame: Frame) -> None:
+        try:
+            session.receive(frame)
+        except RateExceeded as error:
+            session.close(error.close_code, "rate limit", last=session.rate_limit_notice())
+        except ProtocolViolation as error:
+            log.warning("node %r broke the protocol: %s", session.name, error.message)
+            session.close(error.close_code, error.message)
+
+
+def seen(session: Session) -> Seen:
+    """What the store keeps of a session."""
+    hello = session.hello
+    return Seen(
+        pairing_id=session.pairing_id,
+        at=session.last_seen_at,
+        platform=hello.platform,
+        arch=hello.arch,
+        node_version=hello.node_version,
+        capabilities=session.capabilities,
+        encrypted=session.encrypted,
+        remote_addr=session.remote_addr,
+    )
+
+
+def _frame(message: WSMessage) -> Frame:
+    return Frame(message.data, binary=message.type is WSMsgType.BINARY)
+
+
+def _is_protected(transport: asyncio.Transport) -> bool:
+    """Whether nobody can listen: TLS here, or a peer on this machine such as a reverse proxy."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return True
+    peer = transport.get_extra_info("peername")
+    return bool(peer) and _is_ip(str(peer[0])) and ipaddress.ip_address(str(peer[0])).is_loopback
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""The gateway's own view of the token store: in memory for every question, one thread for every change.
+
+The gateway holds the home's lock, so nobody else changes the store and the view is never stale.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from hermes_nodes import operations
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.clock import timestamp
+from hermes_nodes.protocol.handshake import Credentials
+from hermes_nodes.tokens import Pairing, Seen, TokenStore
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Pairings:
+    """``on_revoked`` is called, in the event loop, as soon as a pairing is no more."""
+
+    def __init__(self, store: TokenStore, trail: AuditLog, on_revoked: Callable[[Pairing], None]) -> None:
+        self._store = store
+        self._trail = trail
+        self._on_revoked = on_revoked
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hermes-nodes-store")
+        self._live: dict[str, Pairing] = {}
+        self._credentials: dict[str, Credentials] = {}
+        # What an unknown name is checked against: nobody holds it, and checking it costs the same.
+        self._nobody = Credentials((secrets.token_urlsafe(32),))
+
+    async def load(self) -> None:
+        for pairing, credentials in await self._run(_load):
+            self._live[pairing.name] = pairing
+            self._credentials[pairing.id] = credentials
+
+    async def close(self) -> None:
+        await self._run(TokenStore.close)
+        self._thread.shutdown()
+
+    # -- questions --
+
+    def get(self, name: str) -> Pairing | None:
+        return self._live.get(name)
+
+    def admitted(self, name: str) -> Pairing | None:
+        """The pairing of a name, if it may log in now."""
+        pairing = self._live.get(name)
+        return pairing if pairing is not None and pairing.admits(timestamp()) else None
+
+    def credentials(self, name: str) -> Credentials:
+        """What proves a name; what nobody can prove, for a name that isn't admitted."""
+        pairing = self.admitted(name)
+        return self._credentials[pairing.id] if pairing else self._nobody
+
+    def live(self) -> list[Pairing]:
+        return sorted(self._live.values(), key=lambda pairing: pairing.name)
+
+    async def everything(self) -> list[Pairing]:
+        """Tombstones too, which only the store remembers."""
+        return await self._run(lambda store: store.pairings(include_revoked=True))
+
+    # -- changes --
+
+    async def pair(self, request: operations.PairRequest, actor: str) -> tuple[Pairing, str]:
+        def apply(made: tuple[Pairing, str]) -> None:
+            pairing, token = made
+            self._forget(pairing.name)
+            self._live[pairing.name] = pairing
+            self._credentials[pairing.id] = Credentials((token,))
+
+        return await self._change(apply, operations.pair, self._trail, request, actor)
+
+    async def revoke(self, name: str, actor: str) -> Pairing:
+        return await self._change(
+            lambda pairing: self._forget(pairing.name), operations.revoke, self._trail, name, actor
+        )
+
+    async def record_seen(self, seen: list[Seen]) -> None:
+        if seen:
+            await self._run(TokenStore.record_seen, seen)
+
+    def saw(self, name: str, at: str) -> None:
+        """A node has just logged in: its first use, if it had none, is now."""
+        pairing = self._live.get(name)
+        if pairing is not None and pairing.first_used_at is None:
+            self._live[name] = msgspec.structs.replace(pairing, first_used_at=at, last_seen_at=at)
+
+    def _forget(self, name: str) -> None:
+        pairing = self._live.pop(name, None)
+        if pairing is not None:
+            del self._credentials[pairing.id]
+            self._on_revoked(pairing)
+
+    # -- the store's thread --
+
+    async def _change(
+        self,
+        apply: Callable[[_R], None],
+        work: Callable[Concatenate[TokenStore, _P], _R],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _R:
+        """Do the work in the store, then apply it to the view, also if the caller no longer waits."""
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
+
+        def done(finished: asyncio.Future[_R]) -> None:
+            if not finished.cancelled() and finished.exception() is None:
+                apply(finished.result())
+
+        future.add_done_callback(done)
+        return await asyncio.shield(future)
+
+    async def _run(
+        self, work: Callable[Concatenate[TokenStore, _P], _R], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
+
+
+def _load(store: TokenStore) -> list[tuple[Pairing, Credentials]]:
+    return [(pairing, _credentials(store, pairing)) for pairing in store.pairings()]
+
+
+def _credentials(store: TokenStore, pairing: Pairing) -> Credentials:
+    known = store.secrets(pairing.id)
+    return Credentials(
+        tokens=tuple(secret.value for secret in known if secret.kind == "token"),
+        hashes=tuple(secret.value for secret in known if secret.kind == "sha256"),
+    )

@@ -1,0 +1,193 @@
+"""The node's life: dial, prove, answer, and dial again for ever."""
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, ClientWSTimeout, Fingerprint
+
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.errors import ProtocolViolation, SettingsError
+from hermes_nodes.link import CLOSE_GRACE
+from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.session import NodeSession, SessionEnded, log_in
+from hermes_nodes.protocol.handshake import Refused
+from hermes_nodes.protocol.messages import LIMIT_STREAM
+
+log = logging.getLogger(__name__)
+
+#: Seconds for a connection to be made.
+DIAL_SECONDS = 20.0
+#: Seconds to stay away after `replaced`: two machines with one token must not throw each other out.
+REPLACED_PAUSE = 60.0
+#: A session of this many seconds was a good one: the next failure starts from the shortest pause.
+GOOD_SESSION = 10.0
+
+
+class Backoff:
+    """An endless iterator that pauses between its items, longer each time until it is reset.
+
+    The pause is drawn between half of its length and all of it, so that the nodes of a gateway that
+    comes back do not arrive at one moment.
+    """
+
+    def __init__(self, initial: float, most: float, factor: float) -> None:
+        self._initial = initial
+        self._most = most
+        self._factor = factor
+        self._next = initial
+        self._pause = 0.0
+
+    def reset(self) -> None:
+        self._next = self._initial
+
+    def at_least(self, seconds: float) -> None:
+        """Make the coming pause that long."""
+        self._pause = seconds
+
+    async def __aiter__(self) -> AsyncIterator[None]:
+        while True:
+            yield
+            seconds = max(self._pause, self._next * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            self._next = min(self._next * self._factor, self._most)
+            self._pause = 0.0
+            log.info("dialling again in %.1f s", seconds)
+            await asyncio.sleep(seconds)
+
+
+def _nobody_listens(_state: str, _detail: str) -> None:
+    """For a node that is embedded without being watched."""
+
+
+class NodeAgent:
+    """Keeps one node connected; ``run`` returns after ``stop``.
+
+    ``on_state`` hears of every change: ``connecting``, ``connected``, ``waiting``, ``stopped``.
+    """
+
+    def __init__(
+        self, config: NodeConfig, trail: AuditLog, on_state: Callable[[str, str], None] | None = None
+    ) -> None:
+        self._config = config
+        self._trail = trail
+        self._on_state = on_state or _nobody_listens
+        self._backoff = Backoff(config.backoff_initial, config.backoff_max, config.backoff_factor)
+        self._stopping = asyncio.Event()
+        self._session: NodeSession | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Leave the gateway and end what runs."""
+        self._stopping.set()
+        if self._session is not None:
+            self._session.runner.hurry()
+            self._session.leave("node_shutdown")
+
+    async def run(self) -> None:
+        """Dial, serve, pause, for ever."""
+        work = asyncio.create_task(self._keep_connected())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if self._session is not None:
+                await asyncio.wait([work], timeout=CLOSE_GRACE * 2)
+        finally:
+            for task in (work, stopping):
+                task.cancel()
+            await asyncio.gather(work, stopping, return_exceptions=True)
+            await asyncio.gather(*self._ending, return_exceptions=True)
+            self._on_state("stopped", "")
+        if not self._stopping.is_set():
+            work.result()
+
+    async def _keep_connected(self) -> None:
+        async for _ in self._backoff:
+            started = time.monotonic()
+            self._on_state("connecting", "")
+            reason = await self._attempt()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started >= GOOD_SESSION:
+                self._backoff.reset()
+            if reason == "replaced":
+                self._backoff.at_least(REPLACED_PAUSE)
+                reason = "replaced: another machine uses this pairing's token"
+            log.warning("not connected: %s", reason)
+            self._on_state("waiting", reason)
+
+    async def _attempt(self) -> str:
+        """One connection from dial to end; says why it ended."""
+        try:
+            async with ClientSession() as http:
+                ws = await self._dial(http)
+                codec, session_id = await log_in(ws, self._config)
+                await self._serve(NodeSession(ws, codec, self._config, self._trail), session_id)
+        except SessionEnded as end:
+            return end.reason
+        except Refused as refusal:
+            return _refusal(refusal)
+        except ProtocolViolation as error:
+            return error.message
+        except TimeoutError:
+            return "the gateway does not answer"
+        except (ClientError, OSError) as error:
+            return str(error) or type(error).__name__
+        return "the session ended"
+
+    async def _dial(self, http: ClientSession) -> ClientWebSocketResponse[bool]:
+        async with asyncio.timeout(DIAL_SECONDS):
+            return await http.ws_connect(
+                self._config.server_url,
+                ssl=tls_settings(self._config),
+                proxy=self._config.proxy_url,
+                timeout=ClientWSTimeout(ws_close=CLOSE_GRACE),
+                autoping=False,
+                max_msg_size=LIMIT_STREAM + 1,
+                compress=0,
+                decode_text=False,
+            )
+
+    async def _serve(self, session: NodeSession, session_id: str) -> None:
+        self._session = session
+        log.info("connected to %s", self._config.server_url)
+        self._on_state("connected", session_id)
+        try:
+            await session.run()
+        finally:
+            self._session = None
+            session.close_calls()
+            # The commands of this session are ended while the next one is already being dialled.
+            ending = asyncio.create_task(session.runner.close())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+
+_REFUSALS = {
+    "invalid_token": "the gateway does not accept this node's token: it is wrong, revoked or expired; "
+    "pair the node again and `hermes-nodes node join` with the new token",
+    "locked_out": "the gateway has locked this node out after too many wrong tokens",
+    "unsupported_protocol_version": "the gateway speaks another version of the protocol: update one "
+    "of the two",
+}
+
+
+def _refusal(refusal: Refused) -> str:
+    reason = refusal.reply.reason
+    return _REFUSALS.get(reason, f"the gateway refused this node: {reason}")
+
+
+def tls_settings(config: NodeConfig) -> ssl.SSLContext | Fingerprint | bool:
+    """How the gateway's certificate is checked: by its fingerprint, by a given CA, or by the system's."""
+    if config.pinned_cert_sha256:
+        return Fingerprint(bytes.fromhex(config.pinned_cert_sha256))
+    if config.ca_cert:
+        try:
+            return ssl.create_default_context(cafile=str(config.ca_cert))
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(
+                f"ca_cert {config.ca_cert} can't be used: {error}", "it must be a file of PEM certificates"
+            ) from error
+    return True

@@ -1,0 +1,140 @@
+"""Runs the calls of one session side by side, each to its one answer and its row in the node's trail."""
+
+import asyncio
+import logging
+import time
+
+from hermes_nodes.audit import AuditLog, summarise_command
+from hermes_nodes.errors import CallCancelled, HermesNodesError
+from hermes_nodes.node import transfers
+from hermes_nodes.node.allowlist import Allowlist, error_name
+from hermes_nodes.node.calls import CallStream, NodeCall, Place, answer, failure
+from hermes_nodes.node.commands import ExecCall
+from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.processes import QUICK_ESCALATION
+from hermes_nodes.protocol.messages import (
+    MAX_CALLS,
+    Exec,
+    ExecResult,
+    Read,
+    Request,
+    Result,
+    Write,
+    needed_capabilities,
+)
+
+log = logging.getLogger(__name__)
+
+#: What this node can do beyond `stream/1`; it lists them in `hello`.
+CAPABILITIES: list[str] = []
+
+
+class Runner:
+    """The calls of one session; ``close`` ends them all."""
+
+    def __init__(self, config: NodeConfig, stream: CallStream, trail: AuditLog) -> None:
+        self._place = Place(config, Allowlist(config.allowed_paths), stream)
+        self._trail = trail
+        self._calls: dict[str, NodeCall] = {}
+        self._commands: dict[str, ExecCall] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open = True
+
+    def start(self, request: Request) -> None:
+        """Begin a call; whatever becomes of it, it is answered."""
+        if request.id in self._calls:
+            return
+        if len(self._calls) >= MAX_CALLS:
+            self._place.stream.send(failure(request, "busy", f"{MAX_CALLS} calls are running"))
+            return
+        call = NodeCall(request)
+        self._calls[call.id] = call
+        task = asyncio.create_task(self._run(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def feed(self, call_id: str, payload: memoryview) -> None:
+        """Bytes of a call's channel 0."""
+        call = self._calls.get(call_id)
+        if call is not None:
+            call.feed(payload)
+
+    def cancel(self, call_id: str) -> None:
+        call = self._calls.get(call_id)
+        if call is not None:
+            call.cancelled.set()
+
+    async def close(self) -> None:
+        """The session is over: end every call, with nobody left to answer to."""
+        self._open = False
+        for call in self._calls.values():
+            call.cancelled.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """The node itself is being stopped: end commands within seconds."""
+        for command in self._commands.values():
+            command.escalation = QUICK_ESCALATION
+
+    async def _run(self, call: NodeCall) -> None:
+        started = time.monotonic()
+        try:
+            result = await self._carry_out(call)
+        except CallCancelled:
+            result = answer(call.request, "cancelled")
+        except HermesNodesError as error:
+            result = failure(call.request, error_name(error), error.message)
+        finally:
+            del self._calls[call.id]
+            self._place.stream.close(call.id)
+        try:
+            self._append_row(call, result, int((time.monotonic() - started) * 1000))
+        except HermesNodesError as error:
+            # What was done can't be undone, and the gateway has a row of its own: so the answer goes out.
+            log.error("the node's own trail: %s", error.message)  # noqa: TRY400 - the sentence is enough
+        if self._open:
+            self._place.stream.send(result)
+
+    async def _carry_out(self, call: NodeCall) -> Result:
+        lacking = [one for one in needed_capabilities(call.request) if one not in CAPABILITIES]
+        if lacking:
+            return failure(call.request, "unsupported", f"`{lacking[0]}`")
+        match call.request:
+            case Exec():
+                command = self._commands[call.id] = ExecCall(self._place, call, call.request)
+                try:
+                    return await command.run()
+                finally:
+                    del self._commands[call.id]
+            case Read():
+                return await transfers.read(self._place, call, call.request)
+            case Write():
+                return await transfers.write(self._place, call, call.request)
+            case _:
+                return failure(call.request, "unsupported", f"`{_tag(call.request)}`")
+
+    def _append_row(self, call: NodeCall, result: Result, duration_ms: int) -> None:
+        request = call.request
+        self._trail.append(
+            action=_tag(request),
+            status=result.status,
+            node=self._place.config.name,
+            request_id=call.id,
+            exit_code=result.exit_code if isinstance(result, ExecResult) else None,
+            duration_ms=duration_ms,
+            error=result.error,
+            command=_summary(request),
+            path=request.path if isinstance(request, Read | Write) else None,
+            bytes_in=call.bytes_in,
+            bytes_out=call.bytes_out,
+        )
+
+
+def _summary(request: Request) -> str | None:
+    if not isinstance(request, Exec):
+        return None
+    return summarise_command(request.argv or request.command or "", "summary")
+
+
+def _tag(request: Request) -> str:
+    return str(type(request).__struct_config__.tag)

@@ -1,0 +1,240 @@
+"""What changes and shows pairings, on store and trail: one copy for the CLI and the gateway."""
+
+import fcntl
+import fnmatch
+import getpass
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.clock import timestamp
+from hermes_nodes.config import Settings
+from hermes_nodes.disk import open_private
+from hermes_nodes.errors import HomeLocked, UnknownNode, UsageError
+from hermes_nodes.keys import ensure_key
+from hermes_nodes.names import check_label, check_name
+from hermes_nodes.sessions import Session
+from hermes_nodes.tokens import Pairing, TokenStore
+
+#: Seconds between two looks at a lock that another command holds; it holds it for milliseconds.
+_LOCK_POLL = 0.02
+
+
+class HomeLock:
+    """The one lock of a home: whoever holds it, and nobody else, changes the store.
+
+    A gateway holds it for life, a command for its own operation.
+    """
+
+    def __init__(self, settings: Settings, role: str, *, wait: float = 10.0) -> None:
+        self._path = settings.lock_path
+        self._role = role
+        self._wait = wait
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        self._fd = open_private(self._path)
+        try:
+            self._acquire()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps({"role": self._role, "pid": os.getpid()}).encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+    def _acquire(self) -> None:
+        deadline = time.monotonic() + self._wait
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = lock_holder(self._path)
+                if holder.get("role") == "gateway" or time.monotonic() > deadline:
+                    described = f"a {holder.get('role', 'process')} (pid {holder.get('pid', '?')})"
+                    raise HomeLocked(str(self._path), described) from None
+                time.sleep(_LOCK_POLL)
+            else:
+                return
+
+
+def lock_holder(path: Path) -> dict[str, object]:
+    """What the lock's holder wrote of itself: role and pid; empty if it has not yet, or none does."""
+    with suppress(OSError, ValueError):
+        holder = json.loads(path.read_bytes())
+        if isinstance(holder, dict):
+            return holder
+    return {}
+
+
+def open_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> tuple[TokenStore, bool]:
+    """The store, and whether a key was made for it. The caller holds the home's lock."""
+    key, made = ensure_key(settings, environ)
+    return TokenStore.open(settings.token_store_path, [key]), made
+
+
+def open_trail(settings: Settings) -> AuditLog:
+    return AuditLog(
+        settings.audit_log_path,
+        max_bytes=settings.audit_max_bytes,
+        retention_days=settings.audit_retention_days,
+        fsync=settings.audit_fsync,
+    )
+
+
+def local_actor() -> str:
+    """The user of this process, as the trail names it."""
+    return f"local:{user_name(os.geteuid())}"
+
+
+def user_name(uid: int) -> str:
+    if uid == os.geteuid():
+        with suppress(OSError, KeyError):
+            return getpass.getuser()
+    return str(uid)
+
+
+# -- changes --------------------------------------------------------------------------------------
+
+
+class PairRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What an operator asks for; durations in seconds from now."""
+
+    name: str
+    labels: dict[str, str] = {}
+    expires_in: float | None = None
+    first_use_within: float | None = None
+    force: bool = False
+
+
+def pair(store: TokenStore, trail: AuditLog, request: PairRequest, actor: str) -> tuple[Pairing, str]:
+    """A new pairing and its token, which is shown this once; raises UsageError, AlreadyPaired."""
+    name = check_name(request.name)
+    labels = dict(check_label(f"{key}={value}") for key, value in request.labels.items())
+    pairing, token = store.pair(
+        name,
+        labels=labels,
+        expires_at=_after(request.expires_in),
+        first_use_by=_after(request.first_use_within),
+        replace=request.force,
+    )
+    trail.append(action="pair", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+    return pairing, token
+
+
+def pair_view(pairing: Pairing, token: str) -> dict[str, object]:
+    """The JSON of `pair`."""
+    return {
+        "name": pairing.name,
+        "token": token,
+        "pairing_id": pairing.id,
+        "created_at": pairing.created_at,
+        "expires_at": pairing.expires_at,
+        "first_use_by": pairing.first_use_by,
+        "labels": pairing.labels,
+    }
+
+
+def revoke(store: TokenStore, trail: AuditLog, name: str, actor: str) -> Pairing:
+    """The pairing, now a tombstone; revoking it again changes nothing. Raises UnknownNode."""
+    pairing = store.revoke(name)
+    trail.append(action="revoke", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+    return pairing
+
+
+def revoke_view(pairing: Pairing) -> dict[str, object]:
+    """The JSON of `revoke`."""
+    return {"name": pairing.name, "pairing_id": pairing.id, "revoked_at": pairing.revoked_at}
+
+
+def _after(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    try:
+        return timestamp(datetime.now(UTC) + timedelta(seconds=seconds))
+    except OverflowError as error:
+        raise UsageError(f"{seconds:g} seconds from now is beyond the calendar") from error
+
+
+# -- views ----------------------------------------------------------------------------------------
+
+
+def node_view(pairing: Pairing, session: Session | None = None, *, replaced: int = 0) -> dict[str, object]:
+    """One node as `list --json` shows it; what the session knows goes before what was stored."""
+    hello = session.hello if session else None
+    return {
+        "name": pairing.name,
+        "state": pairing.state(timestamp(), session is not None),
+        "labels": pairing.labels,
+        "platform": hello.platform if hello else pairing.platform,
+        "arch": hello.arch if hello else pairing.arch,
+        "node_version": hello.node_version if hello else pairing.node_version,
+        "capabilities": session.capabilities if session else pairing.capabilities,
+        "encrypted": session.encrypted if session else pairing.encrypted,
+        "remote_addr": session.remote_addr if session else pairing.remote_addr,
+        "session_id": session.id if session else None,
+        "connected_at": session.connected_at if session else None,
+        "last_seen_at": session.last_seen_at if session else pairing.last_seen_at,
+        "created_at": pairing.created_at,
+        "expires_at": pairing.expires_at,
+        "revoked_at": pairing.revoked_at,
+        "calls_in_flight": len(session.calls) if session else 0,
+        "pairing_id": pairing.id,
+        "replaced": replaced,
+    }
+
+
+def select(pairings: Iterable[Pairing], target: str | None) -> list[Pairing]:
+    """The pairings that a TARGET names, in the order given; raises UnknownNode if there are none.
+
+    A name as written always wins; else commas separate names and globs, `label:K=V` and `all`.
+    """
+    pairings = list(pairings)
+    if target is None:
+        return pairings
+    exact = [pairing for pairing in pairings if pairing.name == target]
+    if exact:
+        return exact
+    now = timestamp()
+    chosen: dict[str, Pairing] = {}
+    for part in target.split(","):
+        found = [pairing for pairing in pairings if _matches(pairing, part, now)]
+        if not found:
+            raise UnknownNode(part)
+        chosen.update((pairing.id, pairing) for pairing in found)
+    return list(chosen.values())
+
+
+def _matches(pairing: Pairing, part: str, now: str) -> bool:
+    if part == "all":
+        return pairing.admits(now)
+    if part.startswith("label:"):
+        key, _, value = part.removeprefix("label:").partition("=")
+        return pairing.labels.get(key) == value and pairing.admits(now)
+    if any(sign in part for sign in "*?["):
+        return fnmatch.fnmatchcase(pairing.name, part) and pairing.admits(now)
+    return pairing.name == part
+
+
+def visible(
+    views: Iterable[dict[str, object]], *, state: str | None, everything: bool
+) -> list[dict[str, object]]:
+    """The views that `list` shows: revoked ones only when asked for."""
+    if state is not None:
+        return [view for view in views if view["state"] == state]
+    return [view for view in views if everything or view["state"] != "revoked"]

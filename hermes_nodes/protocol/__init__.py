@@ -1,0 +1,1 @@
+"""What nodes and gateways say to each other: messages, handshake, keys, framings, streams. No I/O."""

@@ -1,0 +1,428 @@
+"""A connected node's Session: its calls in flight, its rate limit, its liveness.
+
+No sockets here: a Session is fed frames and gives frames; its Link writes them and closes.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, assert_never
+
+from hermes_nodes.errors import (
+    Busy,
+    HermesNodesError,
+    NodeDisconnected,
+    ProtocolViolation,
+    Unsupported,
+)
+from hermes_nodes.protocol.codec import Data, EncCodec, Frame, PlainCodec, RecordCodec
+from hermes_nodes.protocol.handshake import Accepted
+from hermes_nodes.protocol.messages import (
+    MAX_CALLS,
+    STREAM,
+    Bye,
+    Cancel,
+    Close,
+    Error,
+    ExecChunk,
+    FromNode,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    RateLimit,
+    Request,
+    Result,
+    Unknown,
+    Window,
+    needed_capabilities,
+    timestamp,
+)
+from hermes_nodes.protocol.stream import STDERR, STDIN, STDOUT, Budget, Source, Stream
+
+Answer = Result | Error
+
+
+class SlidingSecond:
+    """At most ``limit`` events in any one second."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._times: deque[float] = deque()
+
+    def admit(self, now: float) -> float:
+        """0.0 and the event is counted; otherwise the seconds until one more would be admitted."""
+        while self._times and now - self._times[0] >= 1.0:
+            self._times.popleft()
+        if len(self._times) >= self.limit:
+            return 1.0 - (now - self._times[0])
+        self._times.append(now)
+        return 0.0
+
+    def empty(self, now: float) -> bool:
+        return not self._times or now - self._times[-1] >= 1.0
+
+
+class RateExceeded(ProtocolViolation):
+    """A node sent more messages than it may."""
+
+    def __init__(self) -> None:
+        super().__init__("the node sends more messages than its limit", close_code=Close.LIMIT)
+
+
+class Link(Protocol):
+    """What a Session asks of its connection."""
+
+    def wake(self) -> None:
+        """There may be something to write."""
+
+    def close(self, code: int, last: Callable[[], Frame] | None = None) -> None:
+        """Send a last frame, close with that code, and cut a peer that does not answer."""
+
+
+class Call:
+    """One call on its way: output as it comes, then the final answer."""
+
+    def __init__(self, session: "Session", request: Request) -> None:
+        self.request = request
+        self.session = session
+        self.cancelled = False
+        self._abandoned = False
+        self._output: deque[tuple[int, memoryview]] = deque()
+        self._answer: Answer | HermesNodesError | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    def feed(self, channel: int, payload: memoryview) -> None:
+        """Output from the node; empty at the end of its channel."""
+        if self._abandoned:
+            self.took(channel, len(payload))
+            return
+        self._output.append((channel, payload))
+        self._news.set()
+
+    def finish(self, answer: Answer | HermesNodesError) -> None:
+        """The final answer, or the reason why there is none."""
+        if self._answer is None:
+            self._answer = answer
+            self._news.set()
+
+    @property
+    def finished(self) -> bool:
+        return self._answer is not None
+
+    async def next_output(self) -> tuple[int, memoryview] | None:
+        """The next piece of output; None when all has come and the answer is there."""
+        while not self._output:
+            if self._answer is not None:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return self._output.popleft()
+
+    def took(self, channel: int, size: int) -> None:
+        """The caller has passed on ``size`` bytes of a channel."""
+        self.session.took(self, channel, size)
+
+    def input_ready(self) -> None:
+        """The caller's input has something to pull."""
+        self.session.input_ready(self)
+
+    def cancel(self) -> None:
+        """Ask the node to end this call; its answer still comes."""
+        if not self.cancelled and not self.finished:
+            self.cancelled = True
+            self.session.cancel(self)
+
+    def abandon(self) -> None:
+        """Nobody waits any more: what still comes is dropped, and credited so that the node can end."""
+        self._abandoned = True
+        while self._output:
+            channel, payload = self._output.popleft()
+            self.took(channel, len(payload))
+
+    def result(self) -> Answer:
+        """The final answer; raises what ended the call without one."""
+        if self._answer is None:
+            raise asyncio.InvalidStateError("the call is still running")
+        if isinstance(self._answer, HermesNodesError):
+            raise self._answer
+        return self._answer
+
+
+class Session(ABC):
+    """One authenticated connection of a node."""
+
+    def __init__(self, accepted: Accepted, *, pairing_id: str, remote_addr: str, limit: int) -> None:
+        self.id = accepted.session_id
+        self.name = accepted.name
+        self.pairing_id = pairing_id
+        self.remote_addr = remote_addr
+        self.hello: Hello = accepted.hello
+        self.encrypted = not isinstance(accepted.codec, PlainCodec)
+        self.connected_at = timestamp()
+        self.last_heard = time.monotonic()
+        #: Why it ended, for the trail; the first reason stands.
+        self.end_reason: str | None = None
+        self.calls: dict[str, Call] = {}
+        self._pinged = False
+        self._messages = SlidingSecond(limit)
+        self._link: Link | None = None
+
+    @property
+    def capabilities(self) -> list[str]:
+        return self.hello.capabilities or []
+
+    def attach(self, link: Link) -> None:
+        """From now on frames can be written."""
+        self._link = link
+        link.wake()
+
+    def wake(self) -> None:
+        if self._link is not None:
+            self._link.wake()
+
+    def close(self, code: int, reason: str, *, last: Message | None = None) -> None:
+        """End this session: its calls fail now, the connection closes without being waited for.
+
+        ``reason`` is for the trail, ``last`` is what the node is still told.
+        """
+        self.end_reason = self.end_reason or reason
+        self.fail_calls()
+        if self._link is not None:
+            self._link.close(code, None if last is None else lambda: self.seal(last))
+
+    def fail_calls(self) -> None:
+        for call in list(self.calls.values()):
+            call.finish(NodeDisconnected(self.name))
+        self.calls.clear()
+
+    # -- calls --
+
+    @abstractmethod
+    def start(self, request: Request, source: Source | None) -> Call:
+        """Send a call to the node; raises Busy, Unsupported. ``source`` is what channel 0 carries."""
+
+    @abstractmethod
+    def cancel(self, call: Call) -> None: ...
+
+    @abstractmethod
+    def took(self, call: Call, channel: int, size: int) -> None: ...
+
+    @abstractmethod
+    def input_ready(self, call: Call) -> None: ...
+
+    # -- frames --
+
+    @abstractmethod
+    def next_frame(self) -> Frame | None: ...
+
+    @abstractmethod
+    def send(self, message: Message) -> None: ...
+
+    @abstractmethod
+    def seal(self, message: Message) -> Frame:
+        """A message as it travels, to be written at once: records count."""
+
+    @abstractmethod
+    def rest(self) -> None:
+        """Give back what only a busy session needs."""
+
+    @abstractmethod
+    def receive(self, frame: Frame) -> None:
+        """One frame from the node; raises ProtocolViolation, which ends the session."""
+
+    def rate_limit_notice(self) -> RateLimit:
+        return RateLimit(
+            reason="rate_limit_exceeded",
+            code=Close.LIMIT,
+            node_name=self.name,
+            limit_per_second=self._messages.limit,
+        )
+
+    def heard(self) -> None:
+        """The node has shown life."""
+        self.last_heard = time.monotonic()
+        self._pinged = False
+
+    @property
+    def last_seen_at(self) -> str:
+        """When the node was last heard, RFC 3339."""
+        ago = timedelta(seconds=time.monotonic() - self.last_heard)
+        return timestamp(datetime.now(UTC) - ago)
+
+    def _heard(self, call_id: str | None) -> None:
+        """Any message is life; one that belongs to no known call counts towards the limit."""
+        self.heard()
+        if call_id not in self.calls and self._messages.admit(self.last_heard):
+            raise RateExceeded
+
+    def _dispatch(self, message: FromNode | Unknown) -> None:
+        """What a node may say outside of data."""
+        match message:
+            case Ping():
+                self.send(Pong(ts=timestamp(), id=message.id, echo_ts=message.ts))
+            case Bye():
+                self.close(Close.NORMAL, f"bye {message.reason or ''}".strip())
+            case Result() | Error():
+                self._answered(message)
+            case ExecChunk():
+                raise ProtocolViolation("exec_chunk was not negotiated")
+            case Pong() | Window() | Unknown():
+                pass
+            case _:
+                assert_never(message)
+
+    def _answered(self, answer: Answer) -> None:
+        call = self.calls.pop(answer.id or "", None)
+        if call is not None:
+            self.forget(call)
+            call.finish(answer)
+
+    @abstractmethod
+    def forget(self, call: Call) -> None:
+        """A call has ended: drop what the session held for it."""
+
+    # -- liveness --
+
+    def check_life(self, now: float, *, ping_after: float, dead_after: float) -> None:
+        """Ping a silent node once; close one that stays silent."""
+        silent = now - self.last_heard
+        if silent >= dead_after:
+            self.close(Close.NORMAL, "silent")
+        elif silent >= ping_after and not self._pinged:
+            self._pinged = True
+            self.send(Ping(ts=timestamp()))
+            self.rest()
+
+
+class StreamSession(Session):
+    """A session that speaks `stream/1`: calls side by side, each with its windows."""
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        *,
+        codec: RecordCodec[FromNode],
+        pairing_id: str,
+        remote_addr: str,
+        limit: int,
+        budget: Budget,
+    ) -> None:
+        super().__init__(accepted, pairing_id=pairing_id, remote_addr=remote_addr, limit=limit)
+        self._codec = codec
+        self._stream = Stream(codec, on_output=self.wake, budget=budget)
+
+    def start(self, request: Request, source: Source | None) -> Call:
+        for capability in needed_capabilities(request):
+            if capability not in self.capabilities:
+                raise Unsupported(self.name, f"`{capability}`")
+        if len(self.calls) >= MAX_CALLS:
+            raise Busy(self.name, len(self.calls))
+        call = Call(self, request)
+        self.calls[call.id] = call
+        sends = {STDIN: source} if source is not None else {}
+        self._stream.open(call.id, sends=sends, receives=(STDOUT, STDERR))
+        self._stream.send(request)
+        if source is not None:  # input may have come before there was a call
+            self._stream.wake(call.id, STDIN)
+        return call
+
+    def cancel(self, call: Call) -> None:
+        self._stream.send(Cancel(id=call.id))
+
+    def took(self, call: Call, channel: int, size: int) -> None:
+        self._stream.took(call.id, channel, size)
+
+    def input_ready(self, call: Call) -> None:
+        self._stream.wake(call.id, STDIN)
+
+    def forget(self, call: Call) -> None:
+        self._stream.close(call.id)
+
+    def fail_calls(self) -> None:
+        self._stream.close_all()
+        super().fail_calls()
+
+    def next_frame(self) -> Frame | None:
+        return self._stream.next_frame()
+
+    def send(self, message: Message) -> None:
+        self._stream.send(message)
+
+    def seal(self, message: Message) -> Frame:
+        return self._codec.encode(message)
+
+    def rest(self) -> None:
+        self._stream.rest()
+
+    def receive(self, frame: Frame) -> None:
+        event = self._stream.receive(frame)
+        if isinstance(event, Data):
+            self._receive_data(event)
+        else:
+            self._heard(getattr(event, "id", None))
+            self._dispatch(event)
+
+    def _receive_data(self, data: Data) -> None:
+        call_id = self._stream.call_of(data)
+        self._heard(call_id)
+        call = self.calls.get(call_id or "")
+        if call is not None:
+            call.feed(data.channel, data.payload)
+
+
+class TextSession(Session):
+    """A session of a node without `stream/1`: plain or `enc` text messages."""
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        *,
+        codec: PlainCodec[FromNode] | EncCodec[FromNode],
+        pairing_id: str,
+        remote_addr: str,
+        limit: int,
+    ) -> None:
+        super().__init__(accepted, pairing_id=pairing_id, remote_addr=remote_addr, limit=limit)
+        self._codec = codec
+        self._outbox: deque[Message] = deque()
+
+    def start(self, request: Request, source: Source | None) -> Call:  # noqa: ARG002 - the interface
+        raise Unsupported(self.name, f"`{STREAM}`, which this gateway needs for calls")
+
+    def cancel(self, call: Call) -> None:
+        """Nothing runs here, so there is nothing to end."""
+
+    def took(self, call: Call, channel: int, size: int) -> None:
+        """These sessions have no windows."""
+
+    def input_ready(self, call: Call) -> None:
+        """Input travels inside the request."""
+
+    def forget(self, call: Call) -> None:
+        """Nothing was held."""
+
+    def next_frame(self) -> Frame | None:
+        return self._codec.encode(self._outbox.popleft()) if self._outbox else None
+
+    def send(self, message: Message) -> None:
+        self._outbox.append(message)
+        self.wake()
+
+    def seal(self, message: Message) -> Frame:
+        return self._codec.encode(message)
+
+    def rest(self) -> None:
+        """Nothing is kept between messages."""
+
+    def receive(self, frame: Frame) -> None:
+        message = self._codec.decode(frame)
+        self._heard(getattr(message, "id", None))
+        self._dispatch(message)

@@ -1,0 +1,50 @@
+"""What tests of several parts use."""
+
+import resource
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hermes_nodes.errors import HermesNodesError
+
+PATIENCE = 20  # seconds until what was to come counts as lost
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """The nearest thing to a full disk that a test may have: no file may grow past so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def in_background(work: Callable[[], object]) -> Iterator[None]:
+    """Repeats the work in a thread until the block ends; its exception fails the test."""
+    done = threading.Event()
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            while not done.is_set():
+                work()
+        except (OSError, HermesNodesError, AssertionError) as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(PATIENCE)
+    assert failures == []
