@@ -98,8 +98,8 @@ class Gateway:
         stack.callback(_stop_row, trail)
         await self._listen_for_nodes(stack, nodes)
         await self._listen_for_operators(stack, ControlApi(self.registry, pairings, calls, self._facts))
-        stack.push_async_callback(self._end_sessions, calls, nodes, pairings)
-        ticker = asyncio.create_task(self._tick(nodes, pairings, trail))
+        stack.push_async_callback(self._end_sessions, calls, pairings)
+        ticker = asyncio.create_task(self._tick(pairings, trail))
         stack.push_async_callback(_cancel, ticker)
         stack.callback(self._stop_accepting)
         trail.append(action="start", status="ok", actor=operations.local_actor())
@@ -164,7 +164,7 @@ class Gateway:
             self.registry.unregister(session)
             session.close(Close.REVOKED, "revoked", last=Bye(reason="revoked"))
 
-    async def _tick(self, nodes: NodesEndpoint, pairings: Pairings, trail: AuditLog) -> None:
+    async def _tick(self, pairings: Pairings, trail: AuditLog) -> None:
         next_seen = time.monotonic() + SEEN_EVERY
         while True:
             await asyncio.sleep(TICK)
@@ -175,9 +175,9 @@ class Gateway:
                 dead_after=self.settings.heartbeat_stale_seconds,
             )
             self._end_expired(pairings)
-            if now >= next_seen:
+            if now >= next_seen or pairings.urgent:
                 next_seen = now + SEEN_EVERY
-                await self._store_seen(nodes, pairings)
+                await self._save_seen(pairings)
             if self.settings.audit_fsync == "interval":
                 await asyncio.to_thread(trail.sync)
 
@@ -188,10 +188,10 @@ class Gateway:
                 self.registry.unregister(session)
                 session.close(Close.REVOKED, "expired", last=Bye(reason="revoked"))
 
-    async def _store_seen(self, nodes: NodesEndpoint, pairings: Pairings) -> None:
-        batch = [*nodes.departed, *(seen(session) for session in self.registry)]
-        nodes.departed.clear()
-        await pairings.record_seen(batch)
+    async def _save_seen(self, pairings: Pairings) -> None:
+        for session in self.registry:
+            pairings.saw(session.name, seen(session))
+        await pairings.save_seen()
 
     # -- stop, in stages --
 
@@ -199,12 +199,12 @@ class Gateway:
         for server in self._servers:
             server.close()
 
-    async def _end_sessions(self, calls: Calls, nodes: NodesEndpoint, pairings: Pairings) -> None:
+    async def _end_sessions(self, calls: Calls, pairings: Pairings) -> None:
         """Tell the nodes, which fails their calls; wait until each call has its row."""
         for session in self.registry:
             session.close(Close.SHUTDOWN, "server_shutdown", last=Bye(reason="server_shutdown"))
         await calls.end_all()
-        await self._store_seen(nodes, pairings)
+        await self._save_seen(pairings)
 
 
 async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:

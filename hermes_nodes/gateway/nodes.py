@@ -47,8 +47,6 @@ class NodesEndpoint:
         self._lockout = Lockout()
         self._budget = Budget(WINDOW_BUDGET)
         self._trusted = [ipaddress.ip_network(one, strict=False) for one in settings.trusted_proxies]
-        #: Sessions that have ended and whose last-seen times are not stored yet.
-        self.departed: list[Seen] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse(
@@ -194,7 +192,7 @@ class NodesEndpoint:
         old = self._registry.register(session)
         if old is not None:
             old.close(Close.NORMAL, "replaced", last=Bye(reason="replaced"))
-        self._pairings.saw(session.name, session.connected_at)
+        self._pairings.saw(session.name, seen(session))
         self._row("connect", session, error=None)
         log.info("node %r connected from %s", session.name, session.remote_addr)
 
@@ -204,7 +202,7 @@ class NodesEndpoint:
         reason = session.end_reason or "connection lost"
         if session.pairing_id:
             self._row("disconnect", session, error=reason)
-            self.departed.append(seen(session))
+            self._pairings.saw(session.name, seen(session))
         log.info("node %r disconnected: %s", session.name, reason)
 
     def _row(self, action: str, session: Session, *, error: str | None) -> None:

@@ -19,6 +19,7 @@ from hermes_nodes.tokens import Pairing, Seen, TokenStore
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_NOT_FACTS = ("pairing_id", "at")
 
 
 class Pairings:
@@ -31,6 +32,9 @@ class Pairings:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hermes-nodes-store")
         self._live: dict[str, Pairing] = {}
         self._credentials: dict[str, Credentials] = {}
+        self._unsaved: dict[str, Seen] = {}
+        #: Something was seen that should not wait for the next batch.
+        self.urgent = False
         # What an unknown name is checked against: nobody holds it, and checking it costs the same.
         self._nobody = Credentials((secrets.token_urlsafe(32),))
 
@@ -63,7 +67,9 @@ class Pairings:
 
     async def everything(self) -> list[Pairing]:
         """Tombstones too, which only the store remembers."""
-        return await self._run(lambda store: store.pairings(include_revoked=True))
+        stored = await self._run(lambda store: store.pairings(include_revoked=True))
+        live = {pairing.id: pairing for pairing in self._live.values()}
+        return [live.get(pairing.id, pairing) for pairing in stored]
 
     # -- changes --
 
@@ -81,15 +87,26 @@ class Pairings:
             lambda pairing: self._forget(pairing.name), operations.revoke, self._trail, name, actor
         )
 
-    async def record_seen(self, seen: list[Seen]) -> None:
-        if seen:
-            await self._run(TokenStore.record_seen, seen)
-
-    def saw(self, name: str, at: str) -> None:
-        """A node has just logged in: its first use, if it had none, is now."""
+    def saw(self, name: str, seen: Seen) -> None:
+        """A node has shown itself: known here at once, and in the store with the next batch."""
         pairing = self._live.get(name)
-        if pairing is not None and pairing.first_used_at is None:
-            self._live[name] = msgspec.structs.replace(pairing, first_used_at=at, last_seen_at=at)
+        if pairing is None or pairing.id != seen.pairing_id:
+            return
+        # An unused pairing that would end must not be forgotten to have been used.
+        self.urgent = self.urgent or (pairing.first_used_at is None and pairing.first_use_by is not None)
+        facts = {key: value for key, value in msgspec.structs.asdict(seen).items() if key not in _NOT_FACTS}
+        self._live[name] = msgspec.structs.replace(
+            pairing, **facts, last_seen_at=seen.at, first_used_at=pairing.first_used_at or seen.at
+        )
+        self._unsaved[seen.pairing_id] = seen
+
+    async def save_seen(self) -> None:
+        """Write what was seen since the last batch."""
+        batch = list(self._unsaved.values())
+        self._unsaved.clear()
+        self.urgent = False
+        if batch:
+            await self._run(TokenStore.record_seen, batch)
 
     def _forget(self, name: str) -> None:
         pairing = self._live.pop(name, None)

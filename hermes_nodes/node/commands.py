@@ -15,7 +15,7 @@ from hermes_nodes.node.processes import (
     shell_command,
 )
 from hermes_nodes.protocol.messages import CallStatus, Exec, ExecResult, Result
-from hermes_nodes.protocol.stream import STDERR, STDOUT, Source
+from hermes_nodes.protocol.stream import STDERR, STDOUT
 
 #: Seconds in which a command that was ended may still get its last output through.
 FLUSH_SECONDS = 1.0
@@ -78,18 +78,14 @@ class ExecCall:
             Output(command.stdout, lambda: stream.wake(call.id, STDOUT)),
             Output(command.stderr, lambda: stream.wake(call.id, STDERR)),
         ]
-        self._open({STDOUT: call.counted(outputs[0]), STDERR: call.counted(outputs[1])})
+        for channel, output in zip((STDOUT, STDERR), outputs, strict=True):
+            stream.send_from(call.id, channel, call.counted(output))
         return outputs
-
-    def _open(self, sends: dict[int, Source]) -> None:
-        self._place.stream.open(self._call.id, sends=sends, receives=())
-        for channel in sends:
-            self._place.stream.wake(self._call.id, channel)
 
     async def _not_run(self, program: str, error: OSError) -> ExecResult:
         """What a shell does with a program that it can't run: a line on stderr, and 127 or 126."""
         line = _Line(f"{program}: {error.strerror}\n".encode())
-        self._open({STDERR: self._call.counted(line)})
+        self._place.stream.send_from(self._call.id, STDERR, self._call.counted(line))
         await first_end(asyncio.create_task(line.ended.wait()), self._call.cancelled, None)
         code = 127 if isinstance(error, FileNotFoundError) else 126
         return ExecResult(id=self._request.id, status="error", exit_code=code)

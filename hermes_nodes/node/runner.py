@@ -22,6 +22,7 @@ from hermes_nodes.protocol.messages import (
     Write,
     needed_capabilities,
 )
+from hermes_nodes.protocol.stream import STDIN
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Runner:
             return
         call = NodeCall(request)
         self._calls[call.id] = call
+        # At once, not when the call's task begins: its input may be in the very next record.
+        self._place.stream.open(call.id, sends={}, receives=_input_channels(request))
         task = asyncio.create_task(self._run(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -128,6 +131,11 @@ class Runner:
             bytes_in=call.bytes_in,
             bytes_out=call.bytes_out,
         )
+
+
+def _input_channels(request: Request) -> tuple[int, ...]:
+    takes_input = isinstance(request, Write) or (isinstance(request, Exec) and request.stdin)
+    return (STDIN,) if takes_input else ()
 
 
 def _summary(request: Request) -> str | None:

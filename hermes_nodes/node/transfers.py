@@ -24,8 +24,7 @@ async def read(place: Place, call: NodeCall, request: Read) -> ReadResult:
 
     async with _opened(open_file, Reader.close) as reader:
         content = FileSource(reader, lambda: place.stream.wake(call.id, STDOUT))
-        place.stream.open(call.id, sends={STDOUT: call.counted(content)}, receives=())
-        place.stream.wake(call.id, STDOUT)
+        place.stream.send_from(call.id, STDOUT, call.counted(content))
         await until_cancelled(call, content.finished())
         return ReadResult(id=call.id, size_bytes=reader.bytes_read, sha256=reader.sha256)
 
@@ -36,7 +35,6 @@ async def write(place: Place, call: NodeCall, request: Write) -> WriteResult:
     def open_file() -> Writer:
         return Writer.open(place.allowlist, request.path, request.mode, request.perm, request.size_bytes)
 
-    place.stream.open(call.id, sends={}, receives=(STDIN,))
     async with _opened(open_file, Writer.abort) as writer:
         await until_cancelled(call, _receive(place, call, writer))
         # From here on a cancel is not heard: no answer of `cancelled` beside a file that has changed.

@@ -121,6 +121,13 @@ class Stream(Generic[_Peer]):
         incoming = {channel: _Incoming(now) for channel in receives}
         self._calls[key] = _Call(call_id, outgoing, incoming)
 
+    def send_from(self, call_id: str, channel: int, source: Source) -> None:
+        """Begin to send on one more channel of an open call."""
+        call = self._calls.get(call_key(call_id))
+        if call is not None:
+            call.outgoing[channel] = outgoing = _Outgoing(call_key(call_id), channel, source)
+            self._queue(outgoing)
+
     def close(self, call_id: str) -> None:
         """Forget a call: after its final answer, whichever end gave it."""
         call = self._calls.pop(call_key(call_id), None)
