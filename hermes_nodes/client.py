@@ -199,10 +199,12 @@ class Client:
         """
         with self._connect() as sock:
             connection = _CallConnection(sock, output, content, watch, interrupt)
-            answer = connection.run(json.dumps(body).encode())
+            answer = connection.run(_encoded(body))
         error = answer.get("error")
         if isinstance(error, dict) and answer.get("status") not in ("timeout", "cancelled"):
-            raise from_wire(error)
+            failure = from_wire(error)
+            failure.request_id = str(answer["request_id"])
+            raise failure
         return answer
 
     # -- HTTP --
@@ -220,7 +222,7 @@ class Client:
         return sock
 
     def _request(self, method: str, path: str, body: Json | None = None) -> Json:
-        content = b"" if body is None else json.dumps(body).encode()
+        content = b"" if body is None else _encoded(body)
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -235,6 +237,17 @@ class Client:
             except OSError as error:
                 raise GatewayLost from error
         return _checked(status, rest)
+
+
+def _encoded(body: Json) -> bytes:
+    """A request's JSON; raises UsageError on text that is not UTF-8, which JSON can't carry."""
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the request holds bytes that are not UTF-8: {error.object!r}",
+            "`write` the text to a file on the node and run that",
+        ) from error
 
 
 def exec_body(

@@ -53,6 +53,8 @@ class HermesNodesError(Exception):
 
     message: str
     hint: str
+    #: The call that failed so, where there was one.
+    request_id: str | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -118,11 +120,12 @@ class GatewayNotAnswering(Unavailable):
 class HomeLocked(Unavailable):
     code = "home_locked"
 
-    def __init__(self, lock_path: str, holder: str) -> None:
+    def __init__(self, lock_path: str, holder: str, *, by_gateway: bool = False) -> None:
         super().__init__(
             f"this home is in use by {holder} (lock {lock_path})",
             "stop that process first, or give this one a home of its own with HERMES_HOME",
         )
+        self.by_gateway = by_gateway
 
 
 class ListenFailed(Unavailable):

@@ -65,9 +65,10 @@ class HomeLock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = lock_holder(self._path)
-                if holder.get("role") == "gateway" or time.monotonic() > deadline:
+                by_gateway = holder.get("role") == "gateway"
+                if by_gateway or time.monotonic() > deadline:
                     described = f"a {holder.get('role', 'process')} (pid {holder.get('pid', '?')})"
-                    raise HomeLocked(str(self._path), described) from None
+                    raise HomeLocked(str(self._path), described, by_gateway=by_gateway) from None
                 time.sleep(_LOCK_POLL)
             else:
                 return

@@ -9,6 +9,7 @@ import typer
 
 from hermes_nodes import config
 from hermes_nodes.audit import Filter, Trail
+from hermes_nodes.audit.rows import Action, Status
 from hermes_nodes.cli.home import paired_names
 from hermes_nodes.cli.options import Json, duration
 from hermes_nodes.cli.output import print_json, print_table, say
@@ -48,8 +49,8 @@ def tail(
     node: Annotated[
         str | None, typer.Option(help="Only rows of this node.", autocompletion=paired_names)
     ] = None,
-    action: Annotated[str | None, typer.Option(help="Only this action: exec, pair, connect, …")] = None,
-    status: Annotated[str | None, typer.Option(help="Only this status: ok, error, denied, …")] = None,
+    action: Annotated[Action | None, typer.Option(help="Only this action.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only this status.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Only rows of the last: 1h.")
     ] = None,

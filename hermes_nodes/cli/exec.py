@@ -106,7 +106,7 @@ def _as_json(gateway: Client, body: dict[str, object], node: str, caught: Interr
 def _failed(node: str, kept: Kept, error: HermesNodesError) -> dict[str, object]:
     return {
         "node": node,
-        "request_id": None,
+        "request_id": error.request_id,
         "status": error.call_status,
         "exit_code": None,
         "signal": None,

@@ -54,6 +54,8 @@ def change(
             with open_home() as (store, trail):
                 return by_itself(store, trail)
         except HomeLocked as error:
+            if not error.by_gateway:
+                raise
             if time.monotonic() > deadline:
                 raise GatewayNotAnswering(gateway.gateway) from error
             time.sleep(_RETRY)

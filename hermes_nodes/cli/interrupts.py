@@ -19,6 +19,10 @@ class Interrupts:
         # The next one is Python's own again, which ends the command wherever it is.
         signal.signal(number, signal.default_int_handler)
 
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._told)
+
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
@@ -29,3 +33,4 @@ def interrupts() -> Iterator[Interrupts]:
         yield caught
     finally:
         signal.signal(signal.SIGINT, before)
+        caught.close()

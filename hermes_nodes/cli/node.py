@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from hermes_nodes.node import config
 if TYPE_CHECKING:
     from hermes_nodes.node.config import NodeConfig
 
+_SPARE_THREADS = 16
 TOKEN_VARIABLE = "HERMES_NODE_TOKEN"  # noqa: S105 - the variable's name
 
 app = typer.Typer(
@@ -110,6 +112,7 @@ def run() -> int:
     from hermes_nodes.cli.serve import run_loop, set_up_logging, stop_signal  # noqa: PLC0415
     from hermes_nodes.node.agent import NodeAgent, tls_settings  # noqa: PLC0415
     from hermes_nodes.node.state import StateFile  # noqa: PLC0415
+    from hermes_nodes.protocol.messages import MAX_CALLS  # noqa: PLC0415
 
     settings = _loaded()
     set_up_logging("text", settings.log_level, settings.log_path)
@@ -117,6 +120,8 @@ def run() -> int:
     os.umask(0o022)
 
     async def run_until_stopped() -> int:
+        # Disk work waits in threads, and calls that wait must not keep others from being ended.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_CALLS + _SPARE_THREADS))
         with AuditLog(settings.path.with_name("audit.log")) as trail:
             agent = NodeAgent(settings, trail, StateFile(settings.path).write)
             work = asyncio.create_task(agent.run())

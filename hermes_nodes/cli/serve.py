@@ -17,7 +17,8 @@ import typer
 
 from hermes_nodes import config
 from hermes_nodes.cli.options import command
-from hermes_nodes.cli.output import say
+from hermes_nodes.cli.output import print_error, say
+from hermes_nodes.errors import HermesNodesError
 from hermes_nodes.gateway import Gateway
 
 #: A full collection at 10,000 nodes stops the loop for a third of a second; the young generations are
@@ -62,6 +63,7 @@ def serve(
                 say(f"made a token key and saved it in {settings.env_path}")
             say(f"listening on {gateway.url}, control socket {gateway.control_socket}")
             _tell_ready(gateway.ready(), ready_file, ready_fd)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, gateway, flags)
             await stop_signal()
             say("stopping")
         return 0
@@ -70,6 +72,18 @@ def serve(
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     return run_loop(serve_until_stopped())
+
+
+def _reload(gateway: Gateway, flags: dict[str, str | None]) -> None:
+    """SIGHUP: settings and certificates are read again; wrong ones change nothing."""
+    try:
+        waiting = gateway.reload(config.load(flags))
+    except HermesNodesError as error:
+        print_error(f"nothing was read again: {error.message}", error.hint)
+        return
+    say("settings and certificates were read again")
+    if waiting:
+        say(f"warning: these take effect at the next start: {', '.join(waiting)}")
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -98,8 +112,6 @@ async def stop_signal() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    # SIGHUP asks for the settings to be read again, which must not end the gateway.
-    loop.add_signal_handler(signal.SIGHUP, say, "SIGHUP: settings are read at the start")
     await stopped.wait()
 
 

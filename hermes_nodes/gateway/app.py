@@ -39,6 +39,20 @@ SEEN_EVERY = 30.0
 STOP_GRACE = 1.5
 #: A Unix socket's path with its NUL takes 108 bytes on Linux and 104 on macOS.
 MAX_SOCKET_PATH = 103
+#: Settings of which the start has made something that lasts.
+_AT_START = (
+    "host",
+    "port",
+    "token_store_path",
+    "token_encryption_key_env",
+    "audit_log_path",
+    "audit_retention_days",
+    "audit_max_bytes",
+    "control_socket",
+    "max_connections",
+    "max_connections_per_address",
+    "trusted_proxies",
+)
 
 
 class Gateway:
@@ -57,6 +71,9 @@ class Gateway:
         self.started_at = timestamp()
         self._environ = environ
         self._stack = AsyncExitStack()
+        self._tls: ssl.SSLContext | None = None
+        self._parts: tuple[Calls, NodesEndpoint] | None = None
+        self._trail: AuditLog | None = None
         self._servers: list[asyncio.Server] = []
 
     @property
@@ -88,6 +105,7 @@ class Gateway:
     # -- start: each step registers its own end, which runs in the reverse order --
 
     async def _start(self, stack: AsyncExitStack) -> None:
+        _check_supported(self.settings)
         lock = operations.HomeLock(self.settings, "gateway")
         await asyncio.to_thread(lock.__enter__)
         stack.callback(lock.__exit__, None, None, None)
@@ -95,6 +113,7 @@ class Gateway:
         pairings = await self._open_store(stack, trail)
         calls = Calls(self.settings, self.registry, pairings, trail)
         nodes = NodesEndpoint(self.settings, self.registry, pairings, trail)
+        self._trail, self._parts = trail, (calls, nodes)
         stack.callback(_stop_row, trail)
         await self._listen_for_nodes(stack, nodes)
         await self._listen_for_operators(stack, ControlApi(self.registry, pairings, calls, self._facts))
@@ -123,7 +142,7 @@ class Gateway:
             trusted=self.settings.trusted_proxies,
         )
         seconds = self.settings.handshake_timeout_seconds
-        context = _tls(self.settings)
+        context = self._tls = _tls(self.settings)
         try:
             server = await asyncio.get_running_loop().create_server(
                 lambda: Guard(runner.server, door, seconds=seconds),  # type: ignore[arg-type]
@@ -157,6 +176,22 @@ class Gateway:
         }
 
     # -- while it runs --
+
+    def reload(self, settings: Settings) -> list[str]:
+        """Take over settings and certificates read again; gives the keys that need a new start.
+
+        Raises SettingsError, and then everything stays as it was.
+        """
+        if self._tls is not None:
+            _load_certificate(self._tls, settings)
+        waiting = [key for key in _AT_START if getattr(settings, key) != getattr(self.settings, key)]
+        self.settings = settings
+        self.registry.rate_limit = settings.rate_limit_per_node
+        for part in self._parts or ():
+            part.settings = settings
+        if self._trail is not None:
+            self._trail.append(action="settings", status="ok", actor=operations.local_actor())
+        return waiting
 
     def _revoked(self, pairing: Pairing) -> None:
         session = self.registry.get(pairing.name)
@@ -207,6 +242,15 @@ class Gateway:
         await self._save_seen(pairings)
 
 
+def _check_supported(settings: Settings) -> None:
+    """No setting is accepted and then ignored where somebody relies on it."""
+    if settings.control_listen is not None:
+        raise SettingsError(
+            "`control_listen` is set, but this version serves operators on the control socket alone",
+            "remove it from the settings",
+        )
+
+
 async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_GRACE)
     await runner.setup()
@@ -240,6 +284,14 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert_path is None or settings.tls_key_path is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_certificate(context, settings)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    """For connections from now on; raises SettingsError."""
+    if settings.tls_cert_path is None or settings.tls_key_path is None:
+        return
     try:
         context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path)
     except (OSError, ssl.SSLError) as error:
@@ -248,7 +300,6 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
             f"can't be loaded: {error}",
             "both must be PEM files that this user may read, and belong together",
         ) from error
-    return context
 
 
 def _listen_failed(settings: Settings, error: OSError) -> ListenFailed:

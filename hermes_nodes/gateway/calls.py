@@ -108,15 +108,16 @@ class RunningCall:
         if self.cancelled:
             return
         self.cancelled = True
-        if self.call is not None:
-            self.call.cancel()
-        self._hurry()
+        self.end_on_node()
 
     def input_ready(self) -> None:
         if self.call is not None:
             self.call.input_ready()
 
-    def _hurry(self) -> None:
+    def end_on_node(self) -> None:
+        """Tell the node, and do not wait for ever for what it says."""
+        if self.call is not None:
+            self.call.cancel()
         if self.deadline is not None and not self.deadline.expired():
             with suppress(RuntimeError):  # it has just ended
                 self.deadline.reschedule(asyncio.get_running_loop().time() + END_GRACE)
@@ -137,7 +138,8 @@ class Calls:
     def __init__(
         self, settings: Settings, registry: NodeRegistry, pairings: Pairings, trail: AuditLog
     ) -> None:
-        self._settings = settings
+        #: Replaced when the settings are read again.
+        self.settings = settings
         self._registry = registry
         self._pairings = pairings
         self._trail = trail
@@ -172,7 +174,7 @@ class Calls:
         except HermesNodesError as error:
             outcome = _failure(running, error, _since(started))
         self._append_row(running, outcome)
-        if self._settings.audit_fsync == "always":
+        if self.settings.audit_fsync == "always":
             await asyncio.to_thread(self._trail.sync)
         return outcome
 
@@ -196,7 +198,7 @@ class Calls:
             async with asyncio.timeout(seconds) as running.deadline:
                 running.call = call = self._dispatch(running)
                 if running.cancelled:
-                    call.cancel()
+                    running.end_on_node()
                 await self._pass_on(running, call)
         except TimeoutError:
             raise self._given_up(running) from None
@@ -248,7 +250,7 @@ class Calls:
     def _command(self, request: Request) -> str | None:
         if not isinstance(request, Exec):
             return None
-        return summarise_command(request.argv or request.command or "", self._settings.audit_commands)
+        return summarise_command(request.argv or request.command or "", self.settings.audit_commands)
 
 
 class _CountingSource:

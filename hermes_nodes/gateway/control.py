@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from hermes_nodes import __version__, operations
-from hermes_nodes.errors import ForeignUser, HermesNodesError, UnknownNode, UsageError
+from hermes_nodes.errors import ForeignUser, HermesNodesError, UsageError
 from hermes_nodes.gateway.calls import Actor, Calls, Outcome, RunningCall
 from hermes_nodes.gateway.connection import CallerConnection
 from hermes_nodes.gateway.pairings import Pairings
@@ -117,6 +117,8 @@ def decode_body(raw: bytes, kind: type[_T]) -> _T:
 def node_request(body: CallBody) -> Request:
     """The message for the node; raises UsageError on one that no record can hold."""
     request = body.request()
+    if _holds_nul(msgspec.to_builtins(request)):
+        raise UsageError("a command, a variable or a path can't hold a NUL character")
     size = len(encode(request)) + _RECORD_OVERHEAD
     if size > LIMIT_STREAM:
         raise UsageError(
@@ -124,6 +126,14 @@ def node_request(body: CallBody) -> Request:
             "`write` the text to a file on the node and run that",
         )
     return request
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for item in value.items() for part in item)
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -242,6 +252,10 @@ class ControlApi:
             running = self._calls.begin(request[_ACTOR], body.node, message, connection, source)
             outcome = await _attended(running, connection)
             connection.answer(cast("dict[str, object]", msgspec.to_builtins(outcome)))
+        except HermesNodesError as error:  # the call's row could not be written
+            connection.answer(
+                {"node": body.node, "request_id": message.id, "status": "failed", "error": error.to_wire()}
+            )
         finally:
             connection.close()
         return response
@@ -254,8 +268,6 @@ class ControlApi:
         message = node_request(body)
         if isinstance(message, Exec) and message.stdin:
             raise UsageError("`stdin` needs an upgraded connection")
-        if self._pairings.get(body.node) is None:
-            raise UnknownNode(body.node)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         caller = NdjsonCaller(response)

@@ -9,7 +9,7 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import ProtocolViolation
+from hermes_nodes.errors import AuditUnwritable, ProtocolViolation
 from hermes_nodes.gateway.guard import Guard
 from hermes_nodes.gateway.lockout import Lockout
 from hermes_nodes.gateway.pairings import Pairings
@@ -40,7 +40,8 @@ class NodesEndpoint:
     def __init__(
         self, settings: Settings, registry: NodeRegistry, pairings: Pairings, trail: AuditLog
     ) -> None:
-        self._settings = settings
+        #: Replaced when the settings are read again.
+        self.settings = settings
         self._registry = registry
         self._pairings = pairings
         self._trail = trail
@@ -95,7 +96,7 @@ class NodesEndpoint:
         handshake = GatewayHandshake(
             protected=_is_protected(transport),
             lookup=self._pairings.credentials,
-            legacy_streaming=self._settings.legacy_streaming,
+            legacy_streaming=self.settings.legacy_streaming,
         )
         try:
             ack = handshake.receive_hello(await self._receive(ws, handshake))
@@ -111,7 +112,7 @@ class NodesEndpoint:
 
     async def _receive(self, ws: web.WebSocketResponse, handshake: GatewayHandshake) -> Frame:
         try:
-            async with asyncio.timeout(self._settings.handshake_timeout_seconds):
+            async with asyncio.timeout(self.settings.handshake_timeout_seconds):
                 while True:
                     message = await ws.receive()
                     if message.type is WSMsgType.PING:
@@ -163,11 +164,11 @@ class NodesEndpoint:
         session = self._session(accepted, pairing, address)
         link = WebSocketLink(ws, session.next_frame, cut=transport.abort)
         session.attach(link)
-        if pairing is None:
-            session.close(Close.REVOKED, "revoked", last=Bye(reason="revoked"))
-        else:
-            self._register(session)
         try:
+            if pairing is None:
+                session.close(Close.REVOKED, "revoked", last=Bye(reason="revoked"))
+            else:
+                self._register(session)
             await self._receive_all(ws, session)
         finally:
             self._unregister(session)
@@ -176,7 +177,7 @@ class NodesEndpoint:
     def _session(self, accepted: Accepted, pairing: Pairing | None, address: str) -> Session:
         codec = accepted.codec
         pairing_id = pairing.id if pairing else ""
-        limit = self._settings.rate_limit_per_node
+        limit = self.settings.rate_limit_per_node
         if isinstance(codec, RecordCodec):
             return StreamSession(
                 accepted,
@@ -206,15 +207,19 @@ class NodesEndpoint:
         log.info("node %r disconnected: %s", session.name, reason)
 
     def _row(self, action: str, session: Session, *, error: str | None) -> None:
-        self._trail.append(
-            action=action,
-            status="ok",
-            node=session.name,
-            pairing_id=session.pairing_id,
-            session_id=session.id,
-            remote_addr=session.remote_addr,
-            error=error,
-        )
+        try:
+            self._trail.append(
+                action=action,
+                status="ok",
+                node=session.name,
+                pairing_id=session.pairing_id,
+                session_id=session.id,
+                remote_addr=session.remote_addr,
+                error=error,
+            )
+        except AuditUnwritable as unwritable:
+            # A node that comes or goes is nobody's act: the log says what the trail can't.
+            log.error("%s", unwritable.message)  # noqa: TRY400 - the sentence is enough
 
     async def _receive_all(self, ws: web.WebSocketResponse, session: Session) -> None:
         while True:

@@ -54,7 +54,7 @@ class Runner:
         self._place.stream.open(call.id, sends={}, receives=_input_channels(request))
         task = asyncio.create_task(self._run(call))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._ended(request, task))
 
     def feed(self, call_id: str, payload: memoryview) -> None:
         """Bytes of a call's channel 0."""
@@ -97,6 +97,14 @@ class Runner:
             log.error("the node's own trail: %s", error.message)  # noqa: TRY400 - the sentence is enough
         if self._open:
             self._place.stream.send(result)
+
+    def _ended(self, request: Request, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # A fault of ours; its caller must not wait for ever.
+            log.error("call %s failed unexpectedly", request.id, exc_info=error)
+            self._place.stream.send(failure(request, "internal_error", "the node failed; its log says how"))
 
     async def _carry_out(self, call: NodeCall) -> Result:
         lacking = [one for one in needed_capabilities(call.request) if one not in CAPABILITIES]
