@@ -102,7 +102,8 @@ class Client:
     ) -> list[Json]:
         """The nodes, with the keys of `list --json`; revoked ones if ``everything`` or asked for."""
         query = {"target": target, "state": state, "all": "1" if everything else None}
-        given = urlencode({key: value for key, value in query.items() if value is not None})
+        values = {key: value for key, value in query.items() if value is not None}
+        given = urlencode(values, errors="surrogateescape")
         answer = self._request("GET", f"/v1/nodes?{given}")
         nodes = answer["nodes"]
         return nodes if isinstance(nodes, list) else []
@@ -128,7 +129,7 @@ class Client:
 
     def revoke(self, name: str) -> Json:
         """End a pairing: its session is closed and its token is never admitted again."""
-        return self._request("DELETE", f"/v1/pairings/{quote(name, safe='')}")
+        return self._request("DELETE", f"/v1/pairings/{quote(name, safe='', errors='surrogateescape')}")
 
     # -- calls --
 
@@ -244,8 +245,9 @@ def _encoded(body: Json) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 20) : error.end]
         raise UsageError(
-            f"the request holds bytes that are not UTF-8: {error.object!r}",
+            f"the request holds text that is not UTF-8, at the end of {near!r}",
             "`write` the text to a file on the node and run that",
         ) from error
 

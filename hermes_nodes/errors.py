@@ -119,6 +119,7 @@ class GatewayNotAnswering(Unavailable):
 
 class HomeLocked(Unavailable):
     code = "home_locked"
+    by_gateway: bool = False
 
     def __init__(self, lock_path: str, holder: str, *, by_gateway: bool = False) -> None:
         super().__init__(
@@ -138,7 +139,7 @@ class AuditUnwritable(Unavailable):
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(
             f"the audit trail {path} cannot be written: {error.strerror or error}",
-            "mend that path or free some space; `audit_fail_open: true` lets calls pass unaudited",
+            "mend that path or free some space, or name another with audit_log_path",
         )
 
 
@@ -197,6 +198,8 @@ class RateLimited(TryAgain):
     code = "rate_limited"
     http_status = 429
     call_status = "rate_limited"
+    #: None where all that is known came over the wire.
+    retry_after_ms: int | None = None
 
     def __init__(self, name: str, limit_per_second: int, retry_after_ms: int) -> None:
         super().__init__(
@@ -295,6 +298,7 @@ class ProtocolViolation(HermesNodesError):
 
     code = "protocol_violation"
     http_status = 502
+    close_code: int = 4003
 
     def __init__(self, message: str, *, close_code: int = 4003) -> None:
         super().__init__(message, "both ends must speak this protocol: compare their versions")

@@ -9,7 +9,7 @@ from aiohttp import WSMsgType
 from hermes_nodes.protocol.codec import Frame
 
 #: Seconds that a peer gets to answer a close before it is cut; a revoked one must be gone in one.
-CLOSE_GRACE = 0.8
+CLOSE_GRACE = 0.7
 
 
 class WebSocket(Protocol):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -19,7 +19,7 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import open_private
-from hermes_nodes.errors import HomeLocked, UnknownNode, UsageError
+from hermes_nodes.errors import AuditUnwritable, HomeLocked, UnknownNode, UsageError
 from hermes_nodes.keys import ensure_key
 from hermes_nodes.names import check_label, check_name
 from hermes_nodes.sessions import Session
@@ -127,15 +127,18 @@ def pair(store: TokenStore, trail: AuditLog, request: PairRequest, actor: str) -
     """A new pairing and its token, which is shown this once; raises UsageError, AlreadyPaired."""
     name = check_name(request.name)
     labels = dict(check_label(f"{key}={value}") for key, value in request.labels.items())
-    pairing, token = store.pair(
+
+    def note(pairing: Pairing) -> None:
+        trail.append(action="pair", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+
+    return store.pair(
         name,
         labels=labels,
         expires_at=_after(request.expires_in),
         first_use_by=_after(request.first_use_within),
         replace=request.force,
+        before_commit=note,
     )
-    trail.append(action="pair", status="ok", node=name, pairing_id=pairing.id, actor=actor)
-    return pairing, token
 
 
 def pair_view(pairing: Pairing, token: str) -> dict[str, object]:
@@ -151,11 +154,30 @@ def pair_view(pairing: Pairing, token: str) -> dict[str, object]:
     }
 
 
-def revoke(store: TokenStore, trail: AuditLog, name: str, actor: str) -> Pairing:
-    """The pairing, now a tombstone; revoking it again changes nothing. Raises UnknownNode."""
+class Revocation(NamedTuple):
+    """A pairing that is revoked, and what kept that from being written down, if anything did."""
+
+    pairing: Pairing
+    unwritten: AuditUnwritable | None
+
+    def noted(self) -> Pairing:
+        """The pairing; raises AuditUnwritable."""
+        if self.unwritten is not None:
+            raise self.unwritten
+        return self.pairing
+
+
+def revoke(store: TokenStore, trail: AuditLog, name: str, actor: str) -> Revocation:
+    """End a pairing; revoking it again changes nothing. Raises UnknownNode.
+
+    It ends also where the trail can't be written: a full disk must not keep a stolen token alive.
+    """
     pairing = store.revoke(name)
-    trail.append(action="revoke", status="ok", node=name, pairing_id=pairing.id, actor=actor)
-    return pairing
+    try:
+        trail.append(action="revoke", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+    except AuditUnwritable as unwritten:
+        return Revocation(pairing, unwritten)
+    return Revocation(pairing, None)
 
 
 def revoke_view(pairing: Pairing) -> dict[str, object]:

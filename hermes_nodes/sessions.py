@@ -42,8 +42,12 @@ from hermes_nodes.protocol.messages import (
     timestamp,
 )
 from hermes_nodes.protocol.stream import STDERR, STDIN, STDOUT, Budget, Source, Stream
+from hermes_nodes.text import printable
 
 Answer = Result | Error
+
+#: Characters of a node's own words that go on to the log and the trail.
+MAX_REASON = 200
 
 
 class SlidingSecond:
@@ -90,6 +94,8 @@ class Call:
         self.request = request
         self.session = session
         self.cancelled = False
+        #: Called when it is known that no answer of the node will come.
+        self.on_failed: Callable[[], None] | None = None
         self._abandoned = False
         self._output: deque[tuple[int, memoryview]] = deque()
         self._answer: Answer | HermesNodesError | None = None
@@ -112,6 +118,8 @@ class Call:
         if self._answer is None:
             self._answer = answer
             self._news.set()
+            if isinstance(answer, HermesNodesError) and self.on_failed is not None:
+                self.on_failed()
 
     @property
     def finished(self) -> bool:
@@ -269,7 +277,8 @@ class Session(ABC):
             case Ping():
                 self.send(Pong(ts=timestamp(), id=message.id, echo_ts=message.ts))
             case Bye():
-                self.close(Close.NORMAL, f"bye {message.reason or ''}".strip())
+                said = printable((message.reason or "")[:MAX_REASON])
+                self.close(Close.NORMAL, f"bye {said}".strip())
             case Result() | Error():
                 self._answered(message)
             case ExecChunk():

@@ -8,7 +8,7 @@ import os
 import secrets
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -50,7 +50,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
 _CANARY = b"hermes-nodes token store"
 #: How long a change waits for another process's.
 _BUSY_SECONDS = 5.0
-_RESTORE = "restore it from a backup; `hermes-nodes doctor` looks closer"
+_RESTORE = "restore it from a backup, or move it away and pair the nodes again"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,8 +169,11 @@ class TokenStore:
         expires_at: str | None = None,
         first_use_by: str | None = None,
         replace: bool = False,
+        before_commit: Callable[[Pairing], object] = lambda _: None,
     ) -> tuple[Pairing, str]:
         """A new pairing and its token, which can't be had again later.
+
+        If ``before_commit`` raises, nothing has happened.
 
         AlreadyPaired if the name has one, revoked or not by then by its expiry; ``replace``
         revokes that one in the same transaction. The name is taken as it is: see ``check_name``.
@@ -194,6 +197,7 @@ class TokenStore:
                 " VALUES (?, 'token', ?, ?)",
                 (pairing.id, self._seal(token.encode()), now),
             )
+            before_commit(pairing)
         return pairing, token
 
     def revoke(self, name: str) -> Pairing:

@@ -2,11 +2,11 @@
 
 import importlib
 import os
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer._click import Command, Context
-from typer._click.exceptions import ClickException
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -103,29 +103,50 @@ def hermes_nodes(
 
 def run_app(arguments: list[str]) -> int:
     """Run a command line; every failure becomes an error line and an exit code here."""
-    if COMPLETE_VARIABLE in os.environ:
-        from typer._completion_classes import completion_init  # noqa: PLC0415 - only when a shell completes
-
-        completion_init()
+    commands = get_command(app)
+    if os.environ.get(COMPLETE_VARIABLE):
+        _complete(commands)
     try:
-        result: Any = get_command(app).main(arguments, PROGRAM, COMPLETE_VARIABLE, standalone_mode=False)
+        return _invoke(commands, arguments)
     except ClickException as error:
-        print_error(error.format_message(), _usage_hint(error))
+        _print_usage_error(error)
         return 2
     except HermesNodesError as error:
         print_error(error.message, error.hint)
         return error.exit_status
-    except BrokenPipeError:
-        return 141  # 128 + SIGPIPE
     except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
         return 130
     except OSError as error:
-        print_error(f"{error.filename or 'the system'}: {error.strerror or error}")
+        if error.filename is None:
+            raise  # it was about our own output
+        print_error(f"{error.filename}: {error.strerror}")
         return 1
+
+
+def _invoke(commands: Command, arguments: list[str]) -> int:
+    """Not by click's `main`, which has answers of its own to Ctrl-C and to a broken pipe."""
+    try:
+        with commands.make_context(PROGRAM, arguments) as context:
+            result: Any = commands.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _usage_hint(error: ClickException) -> str:
+def _complete(commands: Command) -> NoReturn:
+    """Answer a shell that completes a command line, which is in the environment."""
+    from typer._completion_classes import completion_init  # noqa: PLC0415 - only when a shell completes
+
+    completion_init()
+    commands.main([], PROGRAM, COMPLETE_VARIABLE)
+    raise SystemExit
+
+
+def _print_usage_error(error: ClickException) -> None:
+    if isinstance(error, NoArgsIsHelpError):
+        error.show()
+        return
     context: Context | None = getattr(error, "ctx", None)
-    return f"`{context.command_path if context else PROGRAM} --help` shows what it takes"
+    path = context.command_path if context else PROGRAM
+    print_error(error.format_message(), f"`{path} --help` shows what it takes")

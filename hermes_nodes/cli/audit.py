@@ -1,8 +1,9 @@
 """`audit tail`: the newest rows of the trail, and those that come."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,19 +13,19 @@ from hermes_nodes.audit import Filter, Trail
 from hermes_nodes.audit.rows import Action, Status
 from hermes_nodes.cli.home import paired_names
 from hermes_nodes.cli.options import Json, duration
-from hermes_nodes.cli.output import print_json, print_table, say
+from hermes_nodes.cli.output import Column, print_json, print_table, say
 from hermes_nodes.errors import Unavailable
 from hermes_nodes.protocol.messages import timestamp
 
 _COLUMNS = (
-    ("ts", "TIME"),
-    ("action", "ACTION"),
-    ("status", "STATUS"),
-    ("node", "NODE"),
-    ("actor", "ACTOR"),
-    ("exit_code", "EXIT"),
-    ("duration_ms", "MS"),
-    ("what", "WHAT"),
+    Column("ts", "TIME", is_time=True),
+    Column("action", "ACTION", 10),
+    Column("status", "STATUS", 9),
+    Column("node", "NODE", 12),
+    Column("actor", "ACTOR", 10),
+    Column("exit_code", "EXIT", 4),
+    Column("duration_ms"),
+    Column("what", "WHAT"),
 )
 _STYLES = {"ok": "green", "denied": "red", "error": "yellow", "timeout": "yellow"}
 
@@ -61,28 +62,38 @@ def tail(
     seconds = duration(since)
     oldest = None if seconds is None else timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
     match = Filter(node=node, action=action, status=status, since=oldest)
+    for number, rows in enumerate(_read(path, match, count, follow=follow)):
+        _print(rows, as_json=as_json, titled=number == 0)
+
+
+def _read(path: Path, match: Filter, count: int, *, follow: bool) -> Iterator[list[dict[str, object]]]:
+    """The last rows, then each one that comes; raises Unavailable where the system refuses a file."""
     try:
         with Trail(path, match) as trail:
-            _print(trail.tail(count), as_json=as_json)
+            yield trail.tail(count)
             if trail.unreadable:
                 say(f"warning: {trail.unreadable} lines of the trail can't be read")
             if follow:
                 for row in trail.follow(stop=threading.Event()):
-                    _print([row], as_json=as_json)
+                    yield [row]
     except OSError as error:
         raise Unavailable(
             f"the trail {path} can't be read: {error.strerror}", "run this as the user who runs the gateway"
         ) from error
 
 
-def _print(rows: Iterable[dict[str, object]], *, as_json: bool) -> None:
+def _print(rows: Iterable[dict[str, object]], *, as_json: bool, titled: bool) -> None:
     if as_json:
         for row in rows:
             print_json(row)
         return
     shown = [{**row, "what": row.get("command") or row.get("path") or row.get("error")} for row in rows]
-    if shown:
-        print_table(_COLUMNS, shown, lambda key, value: _STYLES.get(value, "") if key == "status" else "")
+    if shown or titled:
+        print_table(_COLUMNS, shown, _style, titled=titled)
+
+
+def _style(key: str, value: str) -> str:
+    return _STYLES.get(value, "") if key == "status" else ""
 
 
 APPS = {"audit": app}

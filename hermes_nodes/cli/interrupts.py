@@ -11,10 +11,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.fd, self._told = os.pipe()
-        self.happened = False
 
     def handle(self, number: int, _: object) -> None:
-        self.happened = True
         os.write(self._told, b"!")
         # The next one is Python's own again, which ends the command wherever it is.
         signal.signal(number, signal.default_int_handler)

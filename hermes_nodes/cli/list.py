@@ -8,7 +8,7 @@ import typer
 
 from hermes_nodes.cli.home import client, paired_names, settings
 from hermes_nodes.cli.options import Json, command
-from hermes_nodes.cli.output import print_json, print_table, say
+from hermes_nodes.cli.output import Column, print_json, print_table, say
 from hermes_nodes.client import Client
 from hermes_nodes.errors import GatewayNotRunning
 
@@ -16,14 +16,14 @@ State = Literal["connected", "disconnected", "never_seen", "revoked", "expired"]
 Nodes = list[dict[str, object]]
 
 _COLUMNS = (
-    ("name", "NAME"),
-    ("state", "STATE"),
-    ("labels", "LABELS"),
-    ("platform", "PLATFORM"),
-    ("arch", "ARCH"),
-    ("node_version", "VERSION"),
-    ("remote_addr", "ADDRESS"),
-    ("last_seen_at", "LAST SEEN"),
+    Column("name", "NAME", 12),
+    Column("state", "STATE", 12),
+    Column("labels", "LABELS"),
+    Column("platform", "PLATFORM"),
+    Column("arch"),
+    Column("node_version"),
+    Column("remote_addr", "ADDRESS"),
+    Column("last_seen_at", "LAST SEEN", is_time=True),
 )
 _STYLES = {"connected": "green", "revoked": "red", "expired": "yellow", "disconnected": "dim"}
 #: Seconds between two looks with `--watch`.

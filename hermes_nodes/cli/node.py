@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hermes_nodes.cli.options import Json
-from hermes_nodes.cli.output import print_data, print_json, say
+from hermes_nodes.cli.output import print_facts, print_json, say
 from hermes_nodes.errors import UsageError
 from hermes_nodes.node import config
 
@@ -92,7 +92,8 @@ def _token(given: str | None, file: Path | None) -> str:
         try:
             return file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the token file {file} can't be read: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise UsageError(f"the token file {file} can't be read: {why}") from error
     if from_environment := os.environ.get(TOKEN_VARIABLE, "").strip():
         return from_environment
     if sys.stdin.isatty():
@@ -154,14 +155,8 @@ def status(as_json: Json = False) -> None:
     }
     if as_json:
         print_json(facts)
-        return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        print_data(f"{key:<{width}}  {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    else:
+        print_facts(facts)
 
 
 def _loaded() -> "NodeConfig":

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from hermes_nodes.text import printable
 
@@ -31,8 +32,16 @@ def print_data(line: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document; one line, so that it can be one of many."""
-    print_data(json.dumps(value, ensure_ascii=False, default=str))
+    # In ASCII: no locale lacks a sign of it, and a terminal's control characters stay escaped.
+    print_data(json.dumps(value, default=str))
     sys.stdout.flush()
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One key and its value a line."""
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        print_data(f"{key:<{width}}  {_cell(value)}")
 
 
 def bytes_fields(name: str, value: bytes) -> dict[str, str | None]:
@@ -43,37 +52,73 @@ def bytes_fields(name: str, value: bytes) -> dict[str, str | None]:
         return {name: None, f"{name}_b64": base64.b64encode(value).decode()}
 
 
-def print_table(
-    columns: Sequence[tuple[str, str]],
-    rows: Sequence[Mapping[str, object]],
-    style: Callable[[str, str], str] = lambda *_: "",
-) -> None:
-    """Rows as a table on a terminal, as tab-separated lines elsewhere.
+class Column(NamedTuple):
+    """One column of a table; a terminal gets only those that have a ``title``, at least ``width`` wide."""
 
-    ``columns`` are key and title; ``style`` gives rich's style for a key and its value.
+    key: str
+    title: str = ""
+    width: int = 0
+    is_time: bool = False
+
+
+Style = Callable[[str, str], str]
+
+
+def print_table(
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, object]],
+    style: Style = lambda *_: "",
+    *,
+    titled: bool = True,
+) -> None:
+    """Rows as a table on a terminal, as tab-separated lines of all columns elsewhere.
+
+    ``style`` gives rich's style for a key and its value.
     """
-    cells = [[_cell(row.get(key)) for key, _ in columns] for row in rows]
-    if not sys.stdout.isatty():
-        for line in cells:
-            print_data("\t".join(line))
+    if sys.stdout.isatty():
+        _print_terminal_table([column for column in columns if column.title], rows, style, titled=titled)
         return
-    from rich import box  # noqa: PLC0415 - only a terminal needs it, and it takes 50 ms to load
-    from rich.console import Console  # noqa: PLC0415
+    for row in rows:
+        print_data("\t".join(_cell(row.get(column.key)) for column in columns))
+
+
+def _print_terminal_table(
+    columns: Sequence[Column], rows: Sequence[Mapping[str, object]], style: Style, *, titled: bool
+) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it, and it takes 50 ms to load
+    from rich.measure import Measurement  # noqa: PLC0415
+    from rich.table import Column as RichColumn  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(*(title for _, title in columns), box=box.SIMPLE_HEAD, pad_edge=False)
-    for line in cells:
-        styled = zip(columns, line, strict=True)
-        table.add_row(*(Text(value, style=style(key, value)) for (key, _), value in styled))
-    Console(no_color=True if os.environ.get("NO_COLOR") else None).print(table)
+    headers = [RichColumn(column.title, min_width=column.width, no_wrap=True) for column in columns]
+    table = Table(*headers, box=None, pad_edge=False, show_header=titled, header_style="bold")
+    for row in rows:
+        cells = [(column.key, _terminal_cell(column, row)) for column in columns]
+        table.add_row(*(Text(value, style=style(key, value)) for key, value in cells))
+    # Without colours: no bold face either, which is an escape code as well.
+    console = Console(color_system=None if os.environ.get("NO_COLOR") else "auto")
+    # What is wider than the terminal is broken by it at its edge, instead of being cut by us.
+    natural = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console.width = max(console.width, natural)
+    console.print(table)
+
+
+def _terminal_cell(column: Column, row: Mapping[str, object]) -> str:
+    value = _cell(row.get(column.key))
+    # 2026-01-31T12:00:00.000Z: month to second, UTC as everywhere.
+    return value[5:19].replace("T", " ") if column.is_time else value
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return printable(",".join(f"{key}={item}" for key, item in value.items())) or "-"
+    if isinstance(value, list):
+        return printable(", ".join(map(str, value))) or "-"
     return printable(value)
 
 

@@ -19,7 +19,9 @@ def revoke(context: typer.Context, name: NodeName, as_json: Json = False) -> Non
     def by_itself(store: "TokenStore", trail: "AuditLog") -> dict[str, object]:
         from hermes_nodes import operations  # noqa: PLC0415 - not with a gateway
 
-        return operations.revoke_view(operations.revoke(store, trail, name, operations.local_actor()))
+        return operations.revoke_view(
+            operations.revoke(store, trail, name, operations.local_actor()).noted()
+        )
 
     revoked = change(context, lambda client: client.revoke(name), by_itself)
     if as_json:

@@ -4,7 +4,7 @@ import typer
 
 from hermes_nodes.cli.home import client
 from hermes_nodes.cli.options import Json, command
-from hermes_nodes.cli.output import print_data, print_json
+from hermes_nodes.cli.output import print_facts, print_json
 
 
 def status(context: typer.Context, as_json: Json = False) -> None:
@@ -12,10 +12,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     facts = client(context).status()
     if as_json:
         print_json(facts)
-        return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        print_data(f"{key:<{width}}  {value}")
+    else:
+        print_facts(facts)
 
 
 APPS = {"status": command(status)}

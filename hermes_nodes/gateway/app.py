@@ -19,7 +19,7 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import make_directory
-from hermes_nodes.errors import ListenFailed, SettingsError
+from hermes_nodes.errors import HermesNodesError, ListenFailed, SettingsError
 from hermes_nodes.gateway.calls import Calls
 from hermes_nodes.gateway.control import ControlApi
 from hermes_nodes.gateway.guard import Doorkeeper, Guard
@@ -154,7 +154,7 @@ class Gateway:
             )
         except OSError as error:
             raise _listen_failed(self.settings, error) from error
-        self._servers.append(server)
+        self._keep(stack, server)
         self.host, self.port = server.sockets[0].getsockname()[:2]
 
     async def _listen_for_operators(self, stack: AsyncExitStack, api: ControlApi) -> None:
@@ -165,7 +165,12 @@ class Gateway:
         server = await asyncio.get_running_loop().create_unix_server(
             cast("type[asyncio.Protocol]", runner.server), sock=listener
         )
+        self._keep(stack, server)
+
+    def _keep(self, stack: AsyncExitStack, server: asyncio.Server) -> None:
+        """A start that fails further on must close it, too, not only a stop."""
         self._servers.append(server)
+        stack.callback(server.close)
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -210,11 +215,15 @@ class Gateway:
                 dead_after=self.settings.heartbeat_stale_seconds,
             )
             self._end_expired(pairings)
-            if now >= next_seen or pairings.urgent:
-                next_seen = now + SEEN_EVERY
-                await self._save_seen(pairings)
-            if self.settings.audit_fsync == "interval":
-                await asyncio.to_thread(trail.sync)
+            try:
+                if now >= next_seen or pairings.urgent:
+                    next_seen = now + SEEN_EVERY
+                    await self._save_seen(pairings)
+                if self.settings.audit_fsync == "interval":
+                    await asyncio.to_thread(trail.sync)
+            except HermesNodesError as error:
+                # A disk that is full now may have room again; liveness must be looked after meanwhile.
+                log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough
 
     def _end_expired(self, pairings: Pairings) -> None:
         for session in self.registry:

@@ -44,6 +44,9 @@ from hermes_nodes.text import printable
 
 #: Seconds that a node gets to end a call and say so: it kills after 5 and answers then.
 END_GRACE = 10.0
+#: Seconds that a caller gets to take the output of a call whose node is lost. Somebody who reads gets
+#: all of it in that time; somebody who does not must hold up neither the row nor the gateway's stop.
+LAST_OUTPUT_SECONDS = 1.0
 
 _ERRORS: dict[str, type[HermesNodesError]] = {
     "path_not_allowed": PathNotAllowed,
@@ -100,27 +103,73 @@ class RunningCall:
         self.source: Source | None = None
         self.call: Call | None = None
         self.cancelled = False
-        self.deadline: asyncio.Timeout | None = None
+        #: Output came that the caller did not get.
+        self.dropped = False
         self.task: asyncio.Task[Outcome] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._output_until: float | None = None
+        self._patience: asyncio.Timeout | None = None
+
+    def begin(self, call: Call, seconds: float | None) -> None:
+        """The call is on its way to the node, which gets that long to end it."""
+        self.call = call
+        call.on_failed = self._node_lost
+        if seconds is not None:
+            self._expect_answer_within(seconds)
+
+    def end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def cancel(self) -> None:
-        """End the call on its node; the outcome still comes."""
+        """End the call on its node; the outcome still comes, and no more output."""
         if self.cancelled:
             return
         self.cancelled = True
-        self.end_on_node()
-
-    def input_ready(self) -> None:
-        if self.call is not None:
-            self.call.input_ready()
-
-    def end_on_node(self) -> None:
-        """Tell the node, and do not wait for ever for what it says."""
+        self._wait_for_caller(0.0)
         if self.call is not None:
             self.call.cancel()
-        if self.deadline is not None and not self.deadline.expired():
-            with suppress(RuntimeError):  # it has just ended
-                self.deadline.reschedule(asyncio.get_running_loop().time() + END_GRACE)
+            self._expect_answer_within(END_GRACE)
+
+    def input_ready(self) -> None:
+        if self.call is not None and self.source is not None:
+            self.call.input_ready()
+
+    async def pass_on(self, channel: int, payload: memoryview) -> None:
+        """Give the caller a piece of output, for as long as the caller is to be waited for."""
+        self.bytes_out += len(payload)
+        if not self.cancelled:
+            try:
+                async with asyncio.timeout_at(self._output_until) as self._patience:
+                    await self.caller.output(channel, payload)
+            except (ConnectionError, TimeoutError):
+                self.dropped = True
+                self.cancel()
+        self.dropped = self.dropped or (self.cancelled and len(payload) > 0)
+
+    def _node_lost(self) -> None:
+        self._wait_for_caller(LAST_OUTPUT_SECONDS)
+
+    def _wait_for_caller(self, seconds: float) -> None:
+        self._output_until = asyncio.get_running_loop().time() + seconds
+        if self._patience is not None and not self._patience.expired():
+            with suppress(RuntimeError):  # that piece has been taken
+                self._patience.reschedule(self._output_until)
+
+    def _expect_answer_within(self, seconds: float) -> None:
+        self.end()
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        """The node did not end the call in time: nothing more will be said of it."""
+        if self.call is None or self.call.finished:
+            return
+        hint = "the node did not confirm that it has ended: look there before you repeat it"
+        if self.cancelled:
+            self.call.finish(CallCancelled("the call was cancelled", hint))
+        else:
+            self.call.finish(CallTimeout("the call's time-out has passed", hint))
+        self.call.abandon()
 
     async def outcome(self) -> Outcome:
         """Wait for the end; whoever is cancelled while waiting has hung up, which ends the call."""
@@ -192,37 +241,19 @@ class Calls:
 
     async def _follow(self, running: RunningCall) -> Answer:
         """Pass output on until the answer is there; raises what ended the call without one."""
-        timeout_ms = running.request.timeout_ms if isinstance(running.request, Exec) else None
-        seconds = None if timeout_ms is None else timeout_ms / 1000 + END_GRACE
-        try:
-            async with asyncio.timeout(seconds) as running.deadline:
-                running.call = call = self._dispatch(running)
-                if running.cancelled:
-                    running.end_on_node()
-                await self._pass_on(running, call)
-        except TimeoutError:
-            raise self._given_up(running) from None
-        return call.result()
-
-    async def _pass_on(self, running: RunningCall, call: Call) -> None:
-        while (piece := await call.next_output()) is not None:
-            channel, payload = piece
-            running.bytes_out += len(payload)
-            if not running.cancelled:
-                try:
-                    await running.caller.output(channel, payload)
-                except ConnectionError:
-                    running.cancel()
-            call.took(channel, len(payload))
-
-    def _given_up(self, running: RunningCall) -> HermesNodesError:
-        """The node did not end the call in time: nothing more will be said of it."""
-        if running.call is not None:
-            running.call.abandon()
-        hint = "the node did not confirm that it has ended: look there before you repeat it"
         if running.cancelled:
-            return CallCancelled("the call was cancelled", hint)
-        return CallTimeout("the call's time-out has passed", hint)
+            raise CallCancelled("the call was cancelled before it began")
+        call = self._dispatch(running)
+        timeout_ms = running.request.timeout_ms if isinstance(running.request, Exec) else None
+        running.begin(call, None if timeout_ms is None else timeout_ms / 1000 + END_GRACE)
+        try:
+            while (piece := await call.next_output()) is not None:
+                channel, payload = piece
+                await running.pass_on(channel, payload)
+                call.took(channel, len(payload))
+        finally:
+            running.end()
+        return call.result()
 
     def _append_row(self, running: RunningCall, outcome: Outcome) -> None:
         request = running.request
@@ -303,6 +334,8 @@ def _ended(running: RunningCall, answer: Answer) -> HermesNodesError | None:
         return CallTimeout("the call's time-out has passed, and the command was ended on the node")
     if status == "cancelled":
         return CallCancelled(f"the call was cancelled, and ended on node {running.node!r}")
+    if running.dropped:  # and the command has ended by itself
+        return CallCancelled("the call was cancelled before all of its output was taken")
     return None
 
 
@@ -312,7 +345,8 @@ def _node_error(running: RunningCall, name: str, detail: str | None) -> HermesNo
         return Busy(running.node, MAX_CALLS)
     if name == "unsupported":
         return Unsupported(running.node, said)
-    return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}")
+    hint = "`allowed_paths` in the node's own config.toml decides" if name == "path_not_allowed" else ""
+    return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}", hint)
 
 
 def _failure(running: RunningCall, error: HermesNodesError, duration_ms: int) -> Outcome:

@@ -24,7 +24,7 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class MessageTooBigError(Exception):
-    """A WebSocket message longer than its limit has begun."""
+    """A message longer than its limit has begun, or more has come than a handshake takes."""
 
 
 class MessageMeter:
@@ -190,13 +190,9 @@ class Guard(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._inner is None or self._transport is None or self._refused:
             return
-        if not self._authenticated:
-            self._received += len(data)
-            if self._received > MAX_BEFORE_AUTH:
-                self._transport.abort()
-                return
         try:
             self._measure(data)
+            self._count(len(data))
         except MessageTooBigError:
             self._refuse()
         else:
@@ -226,6 +222,12 @@ class Guard(asyncio.Protocol):
             self._head.clear()
             self._meter = MessageMeter(LIMIT_BEFORE_AUTH)
             self._meter.feed(rest)
+
+    def _count(self, size: int) -> None:
+        """Whoever has not authenticated has no more to say than a handshake, in however many messages."""
+        self._received += size
+        if not self._authenticated and self._received > MAX_BEFORE_AUTH:
+            raise MessageTooBigError
 
     def _refuse(self) -> None:
         """Say why and go; what the peer has begun is not kept."""

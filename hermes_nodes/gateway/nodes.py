@@ -12,7 +12,7 @@ from hermes_nodes.config import Settings
 from hermes_nodes.errors import AuditUnwritable, ProtocolViolation
 from hermes_nodes.gateway.guard import Guard
 from hermes_nodes.gateway.lockout import Lockout
-from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.gateway.pairings import Candidate, Pairings
 from hermes_nodes.link import CLOSE_GRACE, WebSocketLink, close_websocket, send_frame
 from hermes_nodes.protocol.codec import Frame, RecordCodec
 from hermes_nodes.protocol.handshake import Accepted, GatewayHandshake, Refused
@@ -53,6 +53,7 @@ class NodesEndpoint:
         ws = web.WebSocketResponse(
             timeout=CLOSE_GRACE,
             autoping=False,
+            autoclose=False,
             compress=False,
             # The guard holds the limits, which change at `auth_ok`; aiohttp's can't.
             max_msg_size=LIMIT_LEGACY + 1,
@@ -65,13 +66,14 @@ class NodesEndpoint:
         guard = cast("Guard", transport.get_protocol())
         guard.upgraded()
         address = self._address(request, transport)
+        candidate = Candidate(self._pairings)
         try:
-            accepted = await self._handshake(ws, transport, address)
+            accepted = await self._handshake(ws, transport, address, candidate)
         except ConnectionError:
             return ws
         if accepted is not None:
             guard.authenticated(LIMIT_STREAM if accepted.streams else LIMIT_LEGACY)
-            await self._serve(ws, transport, accepted, address)
+            await self._serve(ws, transport, accepted, address, candidate)
         return ws
 
     def _address(self, request: web.Request, transport: asyncio.Transport) -> str:
@@ -91,18 +93,22 @@ class NodesEndpoint:
     # -- handshake --
 
     async def _handshake(
-        self, ws: web.WebSocketResponse, transport: asyncio.Transport, address: str
+        self,
+        ws: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        address: str,
+        candidate: Candidate,
     ) -> Accepted | None:
         handshake = GatewayHandshake(
             protected=_is_protected(transport),
-            lookup=self._pairings.credentials,
+            lookup=candidate.credentials,
             legacy_streaming=self.settings.legacy_streaming,
         )
         try:
             ack = handshake.receive_hello(await self._receive(ws, handshake))
             await send_frame(ws, ack)
             accepted = handshake.receive_auth(await self._receive(ws, handshake))
-            if self._pairings.admitted(accepted.name) is None:
+            if candidate.admitted() is None:
                 raise handshake.invalid_token("revoked during the handshake")
             await send_frame(ws, accepted.auth_ok)
         except Refused as refusal:
@@ -143,7 +149,8 @@ class NodesEndpoint:
     def _count_failure(self, handshake: GatewayHandshake, refusal: Refused, address: str) -> Refused:
         if self._lockout.failed(address, handshake.claimed_name):
             # No row: an attacker must not be able to fill the trail.
-            return handshake.invalid_token(refusal.true_reason, locked_out=True)
+            wrong = refusal.reply.reason == "invalid_token"
+            return handshake.invalid_token(refusal.true_reason, locked_out=True) if wrong else refusal
         self._trail.append(
             action="auth",
             status="denied",
@@ -156,13 +163,19 @@ class NodesEndpoint:
     # -- session --
 
     async def _serve(
-        self, ws: web.WebSocketResponse, transport: asyncio.Transport, accepted: Accepted, address: str
+        self,
+        ws: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        accepted: Accepted,
+        address: str,
+        candidate: Candidate,
     ) -> None:
         # From here to the registration nothing waits: whatever was revoked until now is seen here,
         # and whatever is revoked later finds the session registered.
-        pairing = self._pairings.admitted(accepted.name)
+        pairing = candidate.admitted()
         session = self._session(accepted, pairing, address)
-        link = WebSocketLink(ws, session.next_frame, cut=transport.abort)
+        closable = _Closable(ws)
+        link = WebSocketLink(closable, session.next_frame, cut=transport.abort)
         session.attach(link)
         try:
             if pairing is None:
@@ -171,6 +184,7 @@ class NodesEndpoint:
                 self._register(session)
             await self._receive_all(ws, session)
         finally:
+            closable.ended.set()
             self._unregister(session)
             await link.closed()
 
@@ -241,6 +255,26 @@ class NodesEndpoint:
         except ProtocolViolation as error:
             log.warning("node %r broke the protocol: %s", session.name, error.message)
             session.close(error.close_code, error.message)
+
+
+class _Closable:
+    """A WebSocket that is being received from, with a close that waits for the peer's.
+
+    aiohttp's own, while somebody receives, ends the connection right behind the close frame. A peer that
+    is just sending gets a reset for that, and may never read why it was closed.
+    """
+
+    def __init__(self, ws: web.WebSocketResponse) -> None:
+        self._ws = ws
+        #: Set when nothing more is received: the peer has closed, or is gone.
+        self.ended = asyncio.Event()
+
+    async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
+        await self._ws.send_frame(message, opcode)
+
+    async def close(self, *, code: int) -> bool:
+        await self._ws.send_frame(code.to_bytes(2, "big"), WSMsgType.CLOSE)
+        return await self.ended.wait()
 
 
 def seen(session: Session) -> Seen:

@@ -14,6 +14,7 @@ import msgspec
 from hermes_nodes import operations
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
+from hermes_nodes.errors import HermesNodesError
 from hermes_nodes.protocol.handshake import Credentials
 from hermes_nodes.tokens import Pairing, Seen, TokenStore
 
@@ -83,9 +84,14 @@ class Pairings:
         return await self._change(apply, operations.pair, self._trail, request, actor)
 
     async def revoke(self, name: str, actor: str) -> Pairing:
-        return await self._change(
-            lambda pairing: self._forget(pairing.name), operations.revoke, self._trail, name, actor
+        revoked = await self._change(
+            lambda revoked: self._forget(revoked.pairing.name),
+            operations.revoke,
+            self._trail,
+            name,
+            actor,
         )
+        return revoked.noted()
 
     def saw(self, name: str, seen: Seen) -> None:
         """A node has shown itself: known here at once, and in the store with the next batch."""
@@ -105,8 +111,14 @@ class Pairings:
         batch = list(self._unsaved.values())
         self._unsaved.clear()
         self.urgent = False
-        if batch:
+        if not batch:
+            return
+        try:
             await self._run(TokenStore.record_seen, batch)
+        except HermesNodesError:
+            # The next batch takes them along, with whatever is newer.
+            self._unsaved = {one.pairing_id: one for one in batch} | self._unsaved
+            raise
 
     def _forget(self, name: str) -> None:
         pairing = self._live.pop(name, None)
@@ -139,6 +151,28 @@ class Pairings:
     ) -> _R:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
+
+
+class Candidate:
+    """The pairing that a handshake is about, from the moment its name is claimed.
+
+    A name that is paired anew meanwhile is another pairing, and what proved the old one proves nothing.
+    """
+
+    def __init__(self, pairings: Pairings) -> None:
+        self._pairings = pairings
+        self._claimed: Pairing | None = None
+
+    def credentials(self, name: str) -> Credentials:
+        """What proves a name now, for the handshake."""
+        self._claimed = self._pairings.admitted(name)
+        return self._pairings.credentials(name)
+
+    def admitted(self) -> Pairing | None:
+        """The pairing whose credentials were given out, if it may still log in."""
+        claimed = self._claimed
+        pairing = self._pairings.admitted(claimed.name) if claimed else None
+        return pairing if pairing and claimed and pairing.id == claimed.id else None
 
 
 def _load(store: TokenStore) -> list[tuple[Pairing, Credentials]]:

@@ -13,6 +13,7 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.errors import ProtocolViolation, SettingsError
 from hermes_nodes.link import CLOSE_GRACE
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.runner import Runner
 from hermes_nodes.node.session import NodeSession, SessionEnded, log_in
 from hermes_nodes.protocol.handshake import Refused
 from hermes_nodes.protocol.messages import LIMIT_STREAM
@@ -48,12 +49,17 @@ class Backoff:
         """Make the coming pause that long."""
         self._pause = seconds
 
+    def pause(self) -> float:
+        """Seconds to stay away now; the next time it will be longer."""
+        seconds = max(self._pause, self._next * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        self._next = min(self._next * self._factor, self._most)
+        self._pause = 0.0
+        return seconds
+
     async def __aiter__(self) -> AsyncIterator[None]:
         while True:
             yield
-            seconds = max(self._pause, self._next * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            self._next = min(self._next * self._factor, self._most)
-            self._pause = 0.0
+            seconds = self.pause()
             log.info("dialling again in %.1f s", seconds)
             await asyncio.sleep(seconds)
 
@@ -77,13 +83,17 @@ class NodeAgent:
         self._backoff = Backoff(config.backoff_initial, config.backoff_max, config.backoff_factor)
         self._stopping = asyncio.Event()
         self._session: NodeSession | None = None
+        self._connected_at: float | None = None
+        # Also of sessions that are over: their commands may take seconds to end.
+        self._runners: set[Runner] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
         """Leave the gateway and end what runs."""
         self._stopping.set()
+        for runner in self._runners:
+            runner.hurry()
         if self._session is not None:
-            self._session.runner.hurry()
             self._session.leave("node_shutdown")
 
     async def run(self) -> None:
@@ -105,18 +115,24 @@ class NodeAgent:
 
     async def _keep_connected(self) -> None:
         async for _ in self._backoff:
-            started = time.monotonic()
+            self._connected_at = None
             self._on_state("connecting", "")
             reason = await self._attempt()
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started >= GOOD_SESSION:
-                self._backoff.reset()
-            if reason == "replaced":
-                self._backoff.at_least(REPLACED_PAUSE)
-                reason = "replaced: another machine uses this pairing's token"
+            connected = 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
+            reason = self._plan_next(reason, connected)
             log.warning("not connected: %s", reason)
             self._on_state("waiting", reason)
+
+    def _plan_next(self, reason: str, connected_seconds: float) -> str:
+        """Adapt the coming pause to how the connection went; gives the reason in a sentence."""
+        if connected_seconds >= GOOD_SESSION:
+            self._backoff.reset()
+        if reason == "replaced":
+            self._backoff.at_least(REPLACED_PAUSE)
+            return "replaced: another machine uses this pairing's token"
+        return reason
 
     async def _attempt(self) -> str:
         """One connection from dial to end; says why it ended."""
@@ -152,6 +168,8 @@ class NodeAgent:
 
     async def _serve(self, session: NodeSession, session_id: str) -> None:
         self._session = session
+        self._connected_at = time.monotonic()
+        self._runners.add(session.runner)
         log.info("connected to %s", self._config.server_url)
         self._on_state("connected", session_id)
         try:
@@ -160,9 +178,13 @@ class NodeAgent:
             self._session = None
             session.close_calls()
             # The commands of this session are ended while the next one is already being dialled.
-            ending = asyncio.create_task(session.runner.close())
+            ending = asyncio.create_task(self._end_calls(session.runner))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
+
+    async def _end_calls(self, runner: Runner) -> None:
+        await runner.close()
+        self._runners.discard(runner)
 
 
 _REFUSALS = {

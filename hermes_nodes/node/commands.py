@@ -5,9 +5,9 @@ import os
 import time
 from typing import assert_never
 
+from hermes_nodes.errors import CallFailed
 from hermes_nodes.node.calls import Ended, NodeCall, Place, failure, first_end
 from hermes_nodes.node.processes import (
-    ESCALATION,
     Command,
     Escalation,
     Output,
@@ -24,11 +24,11 @@ FLUSH_SECONDS = 1.0
 class ExecCall:
     """One `exec`; ``escalation`` may be shortened while it runs."""
 
-    def __init__(self, place: Place, call: NodeCall, request: Exec) -> None:
+    def __init__(self, place: Place, call: NodeCall, request: Exec, escalation: Escalation) -> None:
         self._place = place
         self._call = call
         self._request = request
-        self.escalation: Escalation = ESCALATION
+        self.escalation = escalation
 
     async def run(self) -> Result:
         request = self._request
@@ -59,6 +59,9 @@ class ExecCall:
                 await command.end(lambda: self.escalation)
                 await asyncio.wait([finish], timeout=FLUSH_SECONDS)
             whole = finish.done()
+            if not command.exited.is_set():
+                pid = command.process.pid
+                raise CallFailed(f"the command can't be ended by the node's user: process {pid} goes on")
         finally:
             finish.cancel()
             for output in outputs:

@@ -158,10 +158,12 @@ class Command:
 
         ``escalation`` is asked again at every look, as a node that is being stopped has less time.
         """
-        started = time.monotonic()
+        ladder, started = escalation(), time.monotonic()
         signalled: dict[signal.Signals, set[int]] = {}
         while members := await asyncio.to_thread(self._members):
-            sign = _due(escalation(), time.monotonic() - started)
+            if escalation() is not ladder:  # a shorter one begins at its own first step
+                ladder, started = escalation(), time.monotonic()
+            sign = _due(ladder, time.monotonic() - started)
             if sign is None:
                 return
             told = signalled.setdefault(sign, set())

@@ -11,7 +11,7 @@ from hermes_nodes.node.allowlist import Allowlist, error_name
 from hermes_nodes.node.calls import CallStream, NodeCall, Place, answer, failure
 from hermes_nodes.node.commands import ExecCall
 from hermes_nodes.node.config import NodeConfig
-from hermes_nodes.node.processes import QUICK_ESCALATION
+from hermes_nodes.node.processes import ESCALATION, QUICK_ESCALATION
 from hermes_nodes.protocol.messages import (
     MAX_CALLS,
     Exec,
@@ -39,6 +39,7 @@ class Runner:
         self._calls: dict[str, NodeCall] = {}
         self._commands: dict[str, ExecCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._escalation = ESCALATION
         self._open = True
 
     def start(self, request: Request) -> None:
@@ -75,7 +76,8 @@ class Runner:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def hurry(self) -> None:
-        """The node itself is being stopped: end commands within seconds."""
+        """The node itself is being stopped: end commands within seconds, one that starts now as well."""
+        self._escalation = QUICK_ESCALATION
         for command in self._commands.values():
             command.escalation = QUICK_ESCALATION
 
@@ -112,7 +114,8 @@ class Runner:
             return failure(call.request, "unsupported", f"`{lacking[0]}`")
         match call.request:
             case Exec():
-                command = self._commands[call.id] = ExecCall(self._place, call, call.request)
+                command = ExecCall(self._place, call, call.request, self._escalation)
+                self._commands[call.id] = command
                 try:
                     return await command.run()
                 finally:

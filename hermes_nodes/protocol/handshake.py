@@ -36,8 +36,13 @@ from hermes_nodes.protocol.messages import (
     timestamp,
 )
 
-# semver 2.0.0, with MAJOR as the group that decides.
-_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.+-]+)?")
+# semver 2.0.0 by the expression that semver.org suggests; MAJOR is the group that decides.
+_IDENTIFIER = r"(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+_SEMVER = re.compile(
+    r"(0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)"
+    rf"(?:-{_IDENTIFIER}(?:\.{_IDENTIFIER})*)?(?:\+[0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*)?",
+    re.ASCII,
+)
 _OUR_MAJOR = PROTOCOL_VERSION.split(".", maxsplit=1)[0]
 MAX_NAME = 64
 _Reply = TypeVar("_Reply", HelloAck, AuthOk)
@@ -312,6 +317,8 @@ class NodeHandshake:
     def receive_ok(self, frame: Frame) -> RecordCodec[FromGateway]:
         """The session's codec; raises Refused, or ProtocolViolation unless the gateway's proof is right."""
         ok = self._expect(frame, AuthOk)
+        if not self._key:
+            raise ProtocolViolation("auth_ok before hello_ack")
         proof = crypto.unb64url(ok.proof or "")
         if not hmac.compare_digest(crypto.server_proof(self._key), proof):
             raise ProtocolViolation("the gateway could not prove that it knows this pairing")

@@ -47,7 +47,9 @@ class Close(IntEnum):
 Short = Annotated[str, msgspec.Meta(max_length=64)]
 Capability = Annotated[str, msgspec.Meta(max_length=32)]
 Capabilities = Annotated[list[Capability], msgspec.Meta(max_length=32)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+# JSON has numbers of any length; ours go on to a database column and to a process that ends with them.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+ExitCode = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Channel = Annotated[int, msgspec.Meta(ge=0, le=2)]
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 CallStatus = Literal["ok", "error", "timeout", "cancelled", "started"]
@@ -252,7 +254,7 @@ class Result(Message, frozen=True, kw_only=True):
 class ExecResult(Result, frozen=True, kw_only=True, tag="exec_result"):
     """``exit_code`` is -1 where the command never ran, 128+n where signal n ended it."""
 
-    exit_code: int = 0
+    exit_code: ExitCode = 0
     stdout: str = ""
     stderr: str = ""
     duration_ms: Count = 0
@@ -267,7 +269,7 @@ class ExecChunk(Message, frozen=True, kw_only=True, tag="exec_chunk"):
     data: str = ""
     more: bool = False
     status: CallStatus | None = None
-    exit_code: int = 0
+    exit_code: ExitCode = 0
     duration_ms: Count = 0
     truncated: bool = False
 

@@ -162,8 +162,9 @@ class Stream(Generic[_Peer]):
     def wake(self, call_id: str, channel: int) -> None:
         """Say that a channel's source has bytes again, or has come to its end."""
         call = self._calls.get(call_key(call_id))
-        if call is not None:
-            self._queue(call.outgoing[channel])
+        outgoing = call.outgoing.get(channel) if call else None
+        if outgoing is not None:
+            self._queue(outgoing)
 
     def _queue(self, outgoing: _Outgoing) -> None:
         if outgoing.queued or outgoing.ended or outgoing.credit == 0:
@@ -179,7 +180,7 @@ class Stream(Generic[_Peer]):
         while self._ready:
             outgoing = self._ready.popleft()
             outgoing.queued = False
-            if outgoing.ended:
+            if outgoing.ended or outgoing.credit == 0:
                 continue
             payload = outgoing.source.pull(min(outgoing.credit, MAX_DATA))
             if payload is not None:
@@ -189,9 +190,7 @@ class Stream(Generic[_Peer]):
     def _data_frame(self, outgoing: _Outgoing, payload: bytes | memoryview) -> Frame:
         outgoing.credit -= len(payload)
         outgoing.ended = len(payload) == 0
-        if outgoing.credit and not outgoing.ended:
-            outgoing.queued = True
-            self._ready.append(outgoing)
+        self._queue(outgoing)
         return self._codec.encode_data(outgoing.call, outgoing.channel, payload)
 
     # -- receiving --

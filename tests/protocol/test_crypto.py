@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_nodes.errors import ProtocolViolation
@@ -170,6 +170,7 @@ def test_each_key_is_the_same_from_both_implementations(
     assert ours() == expected
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
 def test_any_two_key_pairs_agree_on_what_the_independent_x25519_gives(one: bytes, other: bytes) -> None:
     shared = independent.x25519(one, independent.public_key(other))
@@ -196,6 +197,7 @@ def test_a_public_key_of_a_wrong_length_is_refused(size: int) -> None:
 # base64url
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=70))
 def test_base64url_comes_back_and_carries_no_padding(data: bytes) -> None:
     text = b64url(data)
@@ -224,6 +226,7 @@ def test_base64url_that_no_encoder_wrote_is_refused(text: str) -> None:
 # The `enc` envelope
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_what_was_sealed_in_an_envelope_opens(plaintext: bytes) -> None:
     assert open_enc(KEY, seal_enc(KEY, plaintext)) == plaintext

@@ -10,7 +10,8 @@ SALT = bytes(range(200, 232))
 TOKEN = "hnt_0123456789abcdefghijklmnopqrstuvwxyz-ABCDEF"
 SESSION_ID = "7d0e2f5c-1d2b-4c3a-9e4f-5a6b7c8d9e0f"
 HELLO = (
-    b'{"type":"hello","protocol_version":"0.1.0","node_name":"web-1","capabilities":["stream/1"],"e2e":true}'
+    b'{"type":"hello","protocol_version":"0.1.0","node_name":"web-1",'
+    b'"capabilities":["stream/1"],"e2e":true}'
 )
 HELLO_ACK = b'{"type":"hello_ack","protocol_version":"0.1.0","capabilities":["stream/1"]}'
 
