@@ -159,7 +159,7 @@ async def test_output_is_there_to_be_read_after_the_answer_has_come() -> None:
     node.hears()
     node.takes_up(call, {STDOUT: Pieces(b"out")})
     node.says()
-    node.says(ExecResult(id=call.id))
+    node.says(ExecResult(status="ok", id=call.id))
     assert call.finished
     assert await output(call) == {STDOUT: b"out", STDERR: b""}
 
@@ -172,7 +172,7 @@ async def test_a_caller_may_wait_for_output_that_is_still_to_come() -> None:
     async def run() -> None:
         node.takes_up(call, {STDERR: Pieces(b"err")})
         node.says()
-        node.says(ExecResult(id=call.id))
+        node.says(ExecResult(status="ok", id=call.id))
 
     kept, _ = await asyncio.gather(output(call), run())
     assert kept == {STDOUT: b"", STDERR: b"err"}
@@ -207,7 +207,9 @@ async def test_calls_run_side_by_side_and_each_gets_its_own() -> None:
     for number, call in enumerate(calls):
         node.takes_up(call, {STDOUT: Pieces(bytes([number]))})
     node.says()
-    node.says(*[ExecResult(id=call.id, exit_code=number) for number, call in enumerate(calls)][::-1])
+    node.says(
+        *[ExecResult(status="ok", id=call.id, exit_code=number) for number, call in enumerate(calls)][::-1]
+    )
     for number, call in enumerate(calls):
         assert (await output(call))[STDOUT] == bytes([number])
         answer = call.result()
@@ -216,28 +218,36 @@ async def test_calls_run_side_by_side_and_each_gets_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [ExecResult, ReadResult, Error], ids=["its result", "another's result", "an error"]
+    "answer_to",
+    [
+        lambda call_id: ExecResult(id=call_id, status="ok"),
+        lambda call_id: ReadResult(id=call_id, status="ok"),
+        lambda call_id: Error(id=call_id),
+    ],
+    ids=["its result", "another's result", "an error"],
 )
-async def test_a_call_ends_with(answer: type[ExecResult | ReadResult | Error]) -> None:
+async def test_a_call_ends_with(answer_to: Callable[[str], ExecResult | ReadResult | Error]) -> None:
     node = Node()
     call = node.session.start(an_exec(), None)
     node.hears()
-    node.says(answer(id=call.id))
-    assert call.result() == answer(id=call.id)
+    node.says(answer_to(call.id))
+    assert call.result() == answer_to(call.id)
 
 
 async def test_only_the_first_answer_counts() -> None:
     node = Node()
     call = node.session.start(an_exec(), None)
     node.hears()
-    node.says(ExecResult(id=call.id, exit_code=1), ExecResult(id=call.id, exit_code=2))
-    assert call.result() == ExecResult(id=call.id, exit_code=1)
+    node.says(
+        ExecResult(status="ok", id=call.id, exit_code=1), ExecResult(status="ok", id=call.id, exit_code=2)
+    )
+    assert call.result() == ExecResult(status="ok", id=call.id, exit_code=1)
 
 
 async def test_errors_and_answers_to_no_call_are_ignored() -> None:
     node = Node()
     call = node.session.start(an_exec(), None)
-    node.says(Error(code=5000), Error(id="no such call"), ExecResult(id=new_call_id()))
+    node.says(Error(code=5000), Error(id="no such call"), ExecResult(status="ok", id=new_call_id()))
     assert not call.finished
     assert node.line.closed == []
 
@@ -298,7 +308,7 @@ async def test_at_most_64_calls_run_at_once() -> None:
     with pytest.raises(Busy):
         node.session.start(an_exec(), None)
     assert len(node.hears()) == 64
-    node.says(ExecResult(id=calls[0].id))
+    node.says(ExecResult(status="ok", id=calls[0].id))
     node.session.start(an_exec(), None)
 
 
@@ -320,7 +330,7 @@ async def test_a_call_that_has_ended_is_not_cancelled() -> None:
     node = Node()
     call = node.session.start(an_exec(), None)
     node.hears()
-    node.says(ExecResult(id=call.id))
+    node.says(ExecResult(status="ok", id=call.id))
     call.cancel()
     assert node.hears() == []
 
@@ -337,7 +347,7 @@ async def test_what_still_comes_for_a_call_that_was_given_up_is_dropped_and_cred
     while node.hears():
         node.says()
     assert source.ended
-    node.says(ExecResult(id=call.id))
+    node.says(ExecResult(id=call.id, status="ok"))
     assert await call.next_output() is None
     assert node.session.calls == {}
 
@@ -345,7 +355,7 @@ async def test_what_still_comes_for_a_call_that_was_given_up_is_dropped_and_cred
 async def test_the_first_reason_for_an_end_stands() -> None:
     call = Node().session.start(an_exec(), None)
     call.finish(CallTimeout("too long"))
-    call.finish(ExecResult(id=call.id))
+    call.finish(ExecResult(status="ok", id=call.id))
     with pytest.raises(CallTimeout):
         call.result()
 
@@ -396,7 +406,7 @@ async def test_what_a_call_held_of_the_budget_is_given_back_at(answered: bool) -
     call.took(STDOUT, INITIAL_WINDOW)
     assert not node.budget.take(1)
     if answered:
-        node.says(ExecResult(id=call.id))
+        node.says(ExecResult(status="ok", id=call.id))
     else:
         node.session.fail_calls()
     assert node.budget.take(INITIAL_WINDOW)
@@ -467,7 +477,7 @@ async def test_messages_of_a_known_call_do_not_count() -> None:
     node.takes_up(call, {STDOUT: Pieces(*[b"x"] * 500)})
     node.says(*[Window(id=call.id)] * 500)
     node.says(Ping(), Ping())
-    node.says(ExecResult(id=call.id))
+    node.says(ExecResult(status="ok", id=call.id))
     node.says(Ping())
     with pytest.raises(RateExceeded):
         node.says(Ping())
@@ -488,7 +498,7 @@ async def test_messages_of_a_call_that_was_cancelled_do_not_count_until_its_answ
 @pytest.mark.parametrize(
     "stray",
     [
-        ExecResult(id=new_call_id()),
+        ExecResult(status="ok", id=new_call_id()),
         Error(id=new_call_id()),
         Error(),
         Window(id=new_call_id()),
@@ -509,7 +519,7 @@ async def test_data_of_no_known_call_counts() -> None:
     node = Node(limit=3)
     ended = node.session.start(an_exec(), None)
     node.hears()
-    node.says(ExecResult(id=ended.id))
+    node.says(ExecResult(status="ok", id=ended.id))
     node.takes_up(ended, {STDOUT: Pieces(*[b"x"] * 10)})
     with pytest.raises(RateExceeded):
         node.says()

@@ -161,7 +161,7 @@ class Command:
         ladder, started = escalation(), time.monotonic()
         signalled: dict[signal.Signals, set[int]] = {}
         while members := await asyncio.to_thread(self._members):
-            if escalation() is not ladder:  # a shorter one begins at its own first step
+            if escalation() != ladder:  # a shorter one begins at its own first step
                 ladder, started = escalation(), time.monotonic()
             sign = _due(ladder, time.monotonic() - started)
             if sign is None:
@@ -181,10 +181,12 @@ class Command:
                 await self.exited.wait()
 
     def _kill(self, pids: set[int], sign: signal.Signals) -> None:
-        if not self.exited.is_set():
+        leader = self.process.pid
+        if leader in pids and not self.exited.is_set():
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, sign)
-                pids = pids - {self.process.pid}
+                os.killpg(leader, sign)
+            # To some programs a second INT means something else than the first.
+            pids = {pid for pid in pids if _group_of(pid) != leader}
         for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, sign)
@@ -219,6 +221,12 @@ def _due(escalation: Escalation, elapsed: float) -> signal.Signals | None:
         if elapsed < seconds:
             return sign
         elapsed -= seconds
+    return None
+
+
+def _group_of(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
     return None
 
 

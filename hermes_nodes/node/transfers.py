@@ -26,7 +26,7 @@ async def read(place: Place, call: NodeCall, request: Read) -> ReadResult:
         content = FileSource(reader, lambda: place.stream.wake(call.id, STDOUT))
         place.stream.send_from(call.id, STDOUT, call.counted(content))
         await until_cancelled(call, content.finished())
-        return ReadResult(id=call.id, size_bytes=reader.bytes_read, sha256=reader.sha256)
+        return ReadResult(status="ok", id=call.id, size_bytes=reader.bytes_read, sha256=reader.sha256)
 
 
 async def write(place: Place, call: NodeCall, request: Write) -> WriteResult:
@@ -39,7 +39,7 @@ async def write(place: Place, call: NodeCall, request: Write) -> WriteResult:
         await until_cancelled(call, _receive(place, call, writer))
         # From here on a cancel is not heard: no answer of `cancelled` beside a file that has changed.
         written, digest = await asyncio.to_thread(writer.finish)
-        return WriteResult(id=call.id, bytes_written=written, sha256=digest)
+        return WriteResult(status="ok", id=call.id, bytes_written=written, sha256=digest)
 
 
 async def _receive(place: Place, call: NodeCall, writer: Writer) -> None:

@@ -246,7 +246,7 @@ class Result(Message, frozen=True, kw_only=True):
     """A call's final answer."""
 
     id: CallId
-    status: CallStatus = "ok"
+    status: CallStatus
     error: str | None = None
     error_detail: str | None = None
 

@@ -263,7 +263,9 @@ class Stream(Generic[_Peer]):
         share = incoming.taken / incoming.window
         slow = now - incoming.granted_at > WIDEN_WITHIN * share
         more = min(incoming.window, MAX_WINDOW - incoming.window)
-        if slow or incoming.waiting or not more or not self._budget.take(more):
+        # A window comes in bursts, so that some of it always waits for a consumer that keeps up.
+        behind = incoming.waiting > incoming.window // 2
+        if slow or behind or not more or not self._budget.take(more):
             return 0
         incoming.window += more
         return more

@@ -58,7 +58,11 @@ def records() -> Ends:
 
 framings = pytest.mark.parametrize("framing", [plain, enc, records], ids=["plain", "enc", "records"])
 TO_NODE: list[Message] = [Exec(id=ID, command="é\n", env={"A": "\x00"}), Cancel(id=ID), Ping(ts="now")]
-TO_GATEWAY: list[Message] = [ExecResult(id=ID, exit_code=-1, stdout="é"), Error(code=5000), Ping()]
+TO_GATEWAY: list[Message] = [
+    ExecResult(status="ok", id=ID, exit_code=-1, stdout="é"),
+    Error(code=5000),
+    Ping(),
+]
 
 
 @framings
@@ -72,7 +76,7 @@ def test_messages_arrive_in_either_direction_as_they_were(framing: Callable[[], 
 def test_what_only_the_other_side_may_say_is_not_understood(framing: Callable[[], Ends]) -> None:
     gateway, node = framing()
     assert gateway.decode(node.encode(Cancel(id=ID))) == Unknown("cancel", ID)
-    assert node.decode(gateway.encode(ExecResult(id=ID))) == Unknown("exec_result", ID)
+    assert node.decode(gateway.encode(ExecResult(status="ok", id=ID))) == Unknown("exec_result", ID)
 
 
 @framings

@@ -38,7 +38,7 @@ from tests.protocol.vectors import SMALL_ORDER_POINTS
 NODE = HandmadeNode()
 HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
 CALL = Exec(id=new_call_id(), command="true")
-ANSWER = ExecResult(id=CALL.id, exit_code=3)
+ANSWER = ExecResult(status="ok", id=CALL.id, exit_code=3)
 
 Auth = Callable[[Frame], Frame | None]
 

@@ -128,11 +128,11 @@ def _optional_fields(kind: type[Message]) -> list[str]:
         Read(id=ID, path="p"),
         Write(id=ID, path="p"),
         MakeDir(id=ID, path="p"),
-        ExecResult(id=ID),
+        ExecResult(status="ok", id=ID),
         ExecChunk(id=ID),
-        ReadResult(id=ID),
-        WriteResult(id=ID),
-        StatResult(id=ID),
+        ReadResult(status="ok", id=ID),
+        WriteResult(status="ok", id=ID),
+        StatResult(status="ok", id=ID),
         Error(),
         Ping(),
         Pong(),
@@ -154,14 +154,14 @@ def test_optional_fields_may_be_null(message: Message) -> None:
 @pytest.mark.parametrize(
     ("message", "wire"),
     [
-        (ExecResult(id=ID), {"type": "exec_result", "id": ID}),
+        (ExecResult(status="ok", id=ID), {"type": "exec_result", "id": ID, "status": "ok"}),
         (
             ExecResult(id=ID, status="error", exit_code=1, truncated=True),
             {"type": "exec_result", "id": ID, "status": "error", "exit_code": 1, "truncated": True},
         ),
         (Exec(id=ID, command="", stdin=False), {"type": "exec", "id": ID, "command": ""}),
         (Read(id=ID, path="p", offset=0), {"type": "read", "id": ID, "path": "p"}),
-        (ReadResult(id=ID, size_bytes=0), {"type": "read_result", "id": ID}),
+        (ReadResult(status="ok", id=ID, size_bytes=0), {"type": "read_result", "id": ID, "status": "ok"}),
         (Write(id=ID, path="p", mode="append"), {"type": "write", "id": ID, "path": "p", "mode": "append"}),
         (Window(id=ID, channel=0, bytes=1), {"type": "window", "id": ID, "bytes": 1}),
         (Cancel(id=ID), {"type": "cancel", "id": ID}),
@@ -177,7 +177,10 @@ def test_what_is_zero_false_or_empty_is_left_out(message: Message, wire: dict[st
 @pytest.mark.parametrize(
     ("wire", "message"),
     [
-        ({"type": "exec_result", "id": ID}, ExecResult(id=ID, status="ok", exit_code=0, stdout="")),
+        (
+            {"type": "exec_result", "id": ID, "status": "ok"},
+            ExecResult(id=ID, status="ok", exit_code=0, stdout=""),
+        ),
         ({"type": "write", "id": ID, "path": "p"}, Write(id=ID, path="p", mode="overwrite")),
         ({"type": "window", "id": ID}, Window(id=ID, channel=0, bytes=0)),
         ({"type": "error"}, Error(code=0)),

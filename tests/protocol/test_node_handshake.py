@@ -13,7 +13,7 @@ from tests.protocol import independent
 from tests.protocol.support import NAME, TOKEN, WRONG_TOKEN, converse, gateway, our_node, said, text
 
 CALL = Exec(id=new_call_id(), command="true")
-ANSWER = ExecResult(id=CALL.id, exit_code=3)
+ANSWER = ExecResult(status="ok", id=CALL.id, exit_code=3)
 
 
 def _offer(node: NodeHandshake, **changes: object) -> Frame:

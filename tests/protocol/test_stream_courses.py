@@ -158,7 +158,7 @@ class Course:
             sent = all(node.sources[call_id, channel].ended for channel in (STDOUT, STDERR))
             stdin = call_id, STDIN
             if sent and (stdin not in node.arrived or (stdin in node.ended and not node.untaken[stdin])):
-                node.stream.send(ExecResult(id=call_id))
+                node.stream.send(ExecResult(status="ok", id=call_id))
                 node.stream.close(call_id)
                 self.running.remove(call_id)
                 return True
