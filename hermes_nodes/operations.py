@@ -74,6 +74,21 @@ class HomeLock:
                 return
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a home's lock now."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def lock_holder(path: Path) -> dict[str, object]:
     """What the lock's holder wrote of itself: role and pid; empty if it has not yet, or none does."""
     with suppress(OSError, ValueError):

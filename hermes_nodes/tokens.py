@@ -136,9 +136,12 @@ class TokenStore:
     def read_only(cls, path: Path) -> Self:
         """Open for listing, which needs no key; a store not made yet lists nothing."""
         with _explained(path):
-            location = f"{path.absolute().as_uri()}?mode=ro" if path.exists() else ":memory:"
+            # A process that was killed may have left a transaction to undo, which needs to write.
+            mode = "rw" if os.access(path, os.W_OK) else "ro"
+            location = f"{path.absolute().as_uri()}?mode={mode}" if path.exists() else ":memory:"
             store = cls(path, _connect(location), None)
             with store._closed_on_failure():
+                store._database.execute("PRAGMA query_only = ON")
                 store._is_blank = not store._version()
         return store
 

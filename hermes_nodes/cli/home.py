@@ -11,7 +11,7 @@ import typer
 from hermes_nodes import config
 from hermes_nodes.cli.output import say
 from hermes_nodes.client import Client
-from hermes_nodes.errors import GatewayNotAnswering, GatewayNotRunning, HomeLocked
+from hermes_nodes.errors import GatewayNotAnswering, GatewayNotRunning, HermesNodesError, HomeLocked
 
 if TYPE_CHECKING:
     from hermes_nodes.audit import AuditLog
@@ -40,8 +40,13 @@ def change(
     context: typer.Context,
     through_gateway: Callable[[Client], _T],
     by_itself: Callable[["TokenStore", "AuditLog"], _T],
+    *,
+    without_store: HermesNodesError | None = None,
 ) -> _T:
-    """One change: by the gateway that runs, or here if none does and none was asked for."""
+    """One change: by the gateway that runs, or here if none does and none was asked for.
+
+    ``without_store`` is raised where there is no store yet; without it, one is made.
+    """
     gateway = client(context)
     deadline = time.monotonic() + _STARTING
     while True:
@@ -51,7 +56,7 @@ def change(
             if context.obj.gateway:
                 raise
         try:
-            with open_home() as (store, trail):
+            with open_home(without_store) as (store, trail):
                 return by_itself(store, trail)
         except HomeLocked as error:
             if not error.by_gateway:
@@ -62,11 +67,16 @@ def change(
 
 
 @contextmanager
-def open_home() -> Iterator[tuple["TokenStore", "AuditLog"]]:
+def open_home(
+    without_store: HermesNodesError | None = None,
+) -> Iterator[tuple["TokenStore", "AuditLog"]]:
     """Store and trail of this home, locked, for one change without a gateway."""
     from hermes_nodes import operations  # noqa: PLC0415 - with a gateway none of this is needed
+    from hermes_nodes.keys import is_store  # noqa: PLC0415
 
     loaded = settings()
+    if without_store is not None and not is_store(loaded.token_store_path):
+        raise without_store
     with operations.HomeLock(loaded, "command"):
         store, made_key = operations.open_store(loaded)
         with store, operations.open_trail(loaded) as trail:
@@ -80,7 +90,6 @@ def open_home() -> Iterator[tuple["TokenStore", "AuditLog"]]:
 
 def paired_names(incomplete: str) -> list[str]:
     """Names for completion, from the store alone: no gateway, no key, and never an error."""
-    from hermes_nodes.errors import HermesNodesError  # noqa: PLC0415 - only when a shell completes
     from hermes_nodes.tokens import TokenStore  # noqa: PLC0415
 
     try:

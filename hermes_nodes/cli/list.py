@@ -79,8 +79,12 @@ def _nodes(
     from hermes_nodes import operations  # noqa: PLC0415 - not with a gateway
     from hermes_nodes.tokens import TokenStore  # noqa: PLC0415
 
-    say("no gateway runs on this home: nobody is connected")
-    with TokenStore.read_only(settings().token_store_path) as store:
+    loaded = settings()
+    if operations.is_locked(loaded.lock_path):
+        say("warning: a gateway holds this home but does not answer: who is connected is not known")
+    else:
+        say("no gateway runs on this home: nobody is connected")
+    with TokenStore.read_only(loaded.token_store_path) as store:
         chosen = operations.select(store.pairings(include_revoked=everything or state == "revoked"), target)
     views = [operations.node_view(pairing) for pairing in chosen]
     return operations.visible(views, state=state, everything=everything)

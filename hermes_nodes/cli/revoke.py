@@ -7,6 +7,7 @@ import typer
 from hermes_nodes.cli.home import change
 from hermes_nodes.cli.options import Json, NodeName, command
 from hermes_nodes.cli.output import print_json, say
+from hermes_nodes.errors import UnknownNode
 
 if TYPE_CHECKING:
     from hermes_nodes.audit import AuditLog
@@ -23,7 +24,9 @@ def revoke(context: typer.Context, name: NodeName, as_json: Json = False) -> Non
             operations.revoke(store, trail, name, operations.local_actor()).noted()
         )
 
-    revoked = change(context, lambda client: client.revoke(name), by_itself)
+    revoked = change(
+        context, lambda client: client.revoke(name), by_itself, without_store=UnknownNode(name)
+    )
     if as_json:
         print_json(revoked)
     else:

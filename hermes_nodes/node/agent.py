@@ -139,8 +139,11 @@ class NodeAgent:
         try:
             async with ClientSession() as http:
                 ws = await self._dial(http)
-                codec, session_id = await log_in(ws, self._config)
-                await self._serve(NodeSession(ws, codec, self._config, self._trail), session_id)
+                try:
+                    codec, session_id = await log_in(ws, self._config)
+                    await self._serve(NodeSession(ws, codec, self._config, self._trail), session_id)
+                finally:
+                    await ws.close()  # answers the gateway's close; waits CLOSE_GRACE at most
         except SessionEnded as end:
             return end.reason
         except Refused as refusal:

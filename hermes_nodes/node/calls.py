@@ -53,6 +53,8 @@ class NodeCall:
         self.id = request.id
         self.request = request
         self.cancelled = asyncio.Event()
+        #: The session is over: nobody takes output any more.
+        self.abandoned = False
         self.bytes_in = 0
         self.bytes_out = 0
         self._input: deque[memoryview] = deque()

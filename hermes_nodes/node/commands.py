@@ -57,7 +57,7 @@ class ExecCall:
             ended = await first_end(finish, self._call.cancelled, seconds)
             if ended is not None:
                 await command.end(lambda: self.escalation)
-                await asyncio.wait([finish], timeout=FLUSH_SECONDS)
+                await asyncio.wait([finish], timeout=0.0 if self._call.abandoned else FLUSH_SECONDS)
             whole = finish.done()
             if not command.exited.is_set():
                 pid = command.process.pid

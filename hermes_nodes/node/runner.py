@@ -46,6 +46,11 @@ class Runner:
         """Begin a call; whatever becomes of it, it is answered."""
         if request.id in self._calls:
             return
+        lacking = [one for one in needed_capabilities(request) if one not in CAPABILITIES]
+        if lacking:
+            # Not a call that begins: the trail has no name for what this node can't do.
+            self._place.stream.send(failure(request, "unsupported", f"`{lacking[0]}`"))
+            return
         if len(self._calls) >= MAX_CALLS:
             self._place.stream.send(failure(request, "busy", f"{MAX_CALLS} calls are running"))
             return
@@ -72,6 +77,7 @@ class Runner:
         """The session is over: end every call, with nobody left to answer to."""
         self._open = False
         for call in self._calls.values():
+            call.abandoned = True
             call.cancelled.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -109,9 +115,6 @@ class Runner:
             self._place.stream.send(failure(request, "internal_error", "the node failed; its log says how"))
 
     async def _carry_out(self, call: NodeCall) -> Result:
-        lacking = [one for one in needed_capabilities(call.request) if one not in CAPABILITIES]
-        if lacking:
-            return failure(call.request, "unsupported", f"`{lacking[0]}`")
         match call.request:
             case Exec():
                 command = ExecCall(self._place, call, call.request, self._escalation)
