@@ -123,7 +123,7 @@ class HomeLocked(Unavailable):
 
     def __init__(self, lock_path: str, holder: str, *, by_gateway: bool = False) -> None:
         super().__init__(
-            f"this home is in use by {holder} (lock {lock_path})",
+            f"this home is in use by {holder}, which holds {lock_path}",
             "stop that process first, or give this one a home of its own with HERMES_HOME",
         )
         self.by_gateway = by_gateway

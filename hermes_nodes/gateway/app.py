@@ -312,8 +312,9 @@ def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
 
 
 def _listen_failed(settings: Settings, error: OSError) -> ListenFailed:
-    # asyncio puts a sentence of its own around the system's.
-    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    # asyncio puts a sentence of its own around the system's; a resolver's numbers are negative.
+    number = error.errno or 0
+    why = os.strerror(number) if number > 0 else error.strerror or str(error)
     return ListenFailed(
         f"can't listen on {settings.host}:{settings.port}: {why}",
         "choose another with --host and --port, or stop what uses it",
