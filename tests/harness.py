@@ -1,23 +1,29 @@
 """Real parts for tests: a home, its commands as processes, a gateway, nodes, and a scripted node."""
 
+import asyncio
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
+from aiohttp import ClientSession, ClientWebSocketResponse, ClientWSTimeout, WSMsgType
 
 from hermes_nodes import config
 from hermes_nodes.audit import Filter, Trail
 from hermes_nodes.client import Client
+from hermes_nodes.gateway import Gateway
+from hermes_nodes.node.processes import MARK
 from hermes_nodes.protocol.codec import Frame, RecordCodec
 from hermes_nodes.protocol.handshake import NodeHandshake
 from hermes_nodes.protocol.messages import FromGateway, Message
+from hermes_nodes.protocol.stream import call_key
 from tests.support import PATIENCE
 
 PROGRAM = (sys.executable, "-m", "hermes_nodes")
@@ -50,7 +56,7 @@ class Home:
     def ok(self, *arguments: str, stdin: str | bytes = b"", **environ: str) -> str:
         """What a command prints, which must succeed."""
         done = self.run(*arguments, stdin=stdin, **environ)
-        assert done.returncode == 0, done
+        assert done.returncode == 0, (done.returncode, done.stderr)
         return done.stdout.decode()
 
     def json(self, *arguments: str) -> dict[str, object]:
@@ -104,30 +110,56 @@ class Home:
             assert facts, (self.folder / "gateway.log").read_text()
             yield GatewayProcess(process, json.loads(facts), self.folder / "gateway.log")
 
+    @asynccontextmanager
+    async def gateway_here(self, **environ: str) -> AsyncIterator[Gateway]:
+        """The gateway in this process, for what only a look inside shows."""
+        environ = {**self.environ, **environ}
+        async with Gateway(config.load({"port": "0"}, environ), environ=environ) as gateway:
+            yield gateway
+
     def pair(self, name: str, *options: str) -> str:
         return self.ok("pair", name, *options).strip()
 
     @contextmanager
     def node(
-        self, gateway: "GatewayProcess", name: str, *, allow: Sequence[Path] = (), token: str = ""
+        self,
+        gateway: "GatewayProcess",
+        name: str,
+        *,
+        allow: Sequence[Path] = (),
+        token: str = "",
+        settings: str = "",
     ) -> Iterator["NodeProcess"]:
-        """A paired machine's `node run`, connected."""
-        folder = self.folder / f"node-{name}"
-        environ = {"HERMES_NODE_CONFIG": str(folder / "config.toml")}
-        options = [option for path in allow for option in ("--allow", str(path))]
+        """A paired machine's `node run`, connected; ``settings`` are more lines for its config.toml."""
         token = token or self.pair(name)
-        self.ok("node", "join", gateway.url, "--name", name, *options, stdin=token, **environ)
-        with self.rows(action="connect", node=name) as rows:
-            with (folder / "run.log").open("ab") as log:
-                process = subprocess.Popen(
-                    [*PROGRAM, "node", "run"],
-                    env={**self.environ, **environ},
-                    stdin=subprocess.DEVNULL,
-                    stderr=log,
-                )
-            with ended(process):
-                session = str(next(rows)["session_id"])
-                yield NodeProcess(process, name, token, folder, session)
+        folder = self.join(gateway.url, name, token, allow=allow, settings=settings)
+        with self.rows(action="connect", node=name) as rows, self.node_run(folder) as process:
+            session = str(next(rows)["session_id"])
+            yield NodeProcess(process, name, token, folder, session)
+
+    def join(
+        self, url: str, name: str, token: str, *, allow: Sequence[Path] = (), settings: str = ""
+    ) -> Path:
+        """A machine's settings, as `node join` writes them; the folder that holds them."""
+        folder = self.folder / f"node-{name}"
+        path = folder / "config.toml"
+        options = [option for one in allow for option in ("--allow", str(one))]
+        self.ok("node", "join", url, "--name", name, *options, stdin=token, HERMES_NODE_CONFIG=str(path))
+        path.write_text(path.read_text().replace("[node]\n", f"[node]\n{settings}\n"))
+        return folder
+
+    @contextmanager
+    def node_run(self, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """`node run` with the settings in a folder, whether it gets connected or not."""
+        with (folder / "run.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*PROGRAM, "node", "run"],
+                env={**self.environ, "HERMES_NODE_CONFIG": str(folder / "config.toml")},
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+        with ended(process):
+            yield process
 
     @contextmanager
     def rows(self, **match: str) -> Iterator[Iterator[dict[str, object]]]:
@@ -166,10 +198,25 @@ class Background:
                 with suppress(BrokenPipeError):
                     stream.close()
 
-    def line(self) -> str:
-        """The next line of its stdout."""
+    def line(self, within: float = PATIENCE) -> str:
+        """The next line of its stdout, which must come within so many seconds; empty at the end."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().decode()
+        fd = self.process.stdout.fileno()
+        deadline = time.monotonic() + within
+        line = bytearray()
+        # Byte by byte past Python's own buffer, so that nothing waits there unseen.
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, f"no whole line within {within} s, only {bytes(line)!r}"
+            byte = os.read(fd, 1)
+            if not byte:
+                break
+            line += byte
+        return line.decode()
+
+    def lines(self, count: int) -> list[str]:
+        """The next lines of its stdout, without their ends."""
+        return [self.line().removesuffix("\n") for _ in range(count)]
 
     def end(self) -> tuple[int, bytes, bytes]:
         """Its exit code and what is left of its output."""
@@ -224,12 +271,97 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
             process.wait()
 
 
-def memory_bytes(pid: int) -> int:
-    """What a process holds in memory now."""
+def memory_bytes(pid: int, key: str = "VmRSS") -> int:
+    """What a process holds in memory now; with ``VmHWM`` what it held at most."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"process {pid} has no memory")
+
+
+class MemoryGrowth:
+    """By how many bytes the memory of a process has grown at most, from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak starts again from here (proc(5))
+        self._before = memory_bytes(pid)
+
+    @property
+    def peak(self) -> int:
+        return memory_bytes(self._pid, "VmHWM") - self._before
+
+
+def processes_of(call_id: str) -> set[int]:
+    """The processes of a call that live, by their mark."""
+    mark = f"{MARK}={call_id}".encode()
+    found = set()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # gone meanwhile
+            if mark in environ.read_bytes().split(b"\0"):
+                found.add(int(environ.parent.name))
+    return found
+
+
+class Watched:
+    """Processes that are alive, whose ends can be waited for."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._fds = [os.pidfd_open(pid) for pid in pids]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+    def living(self, within: float = 0.0) -> int:
+        """How many are left when all have gone, or after so many seconds."""
+        deadline = time.monotonic() + within
+        left = list(self._fds)
+        while left:
+            gone, _, _ = select.select(left, [], [], max(deadline - time.monotonic(), 0))
+            if not gone:
+                break
+            left = [fd for fd in left if fd not in gone]
+        return len(left)
+
+
+def holds_connection(port: int, peer_port: int) -> bool:
+    """Whether a process still has the server's end of this connection open (proc(5): tcp)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        ports = [int(fields[column].rpartition(":")[2], 16) for column in (1, 2)]
+        if ports == [port, peer_port]:
+            return fields[9] != "0"  # a socket that nobody holds has no inode
+    return False
+
+
+async def until(condition: Callable[[], bool], within: float = PATIENCE) -> None:
+    """Wait for what tells nobody when it comes."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - the kernel sets no Event
+            await asyncio.sleep(0.01)
+
+
+async def control_request(
+    gateway_socket: Path | str, head: str, body: bytes = b"", *, close: bool = True
+) -> tuple[int, dict[str, str], bytes]:
+    """One HTTP request to the control socket: status, headers and the rest until its end."""
+    extra = "Connection: close\r\n" if close else ""
+    head = f"{head} HTTP/1.1\r\nHost: localhost\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_unix_connection(str(gateway_socket))
+        try:
+            writer.write(head.encode() + body)
+            raw = await reader.read()
+        finally:
+            writer.close()
+    top, _, rest = raw.partition(b"\r\n\r\n")
+    first, *lines = top.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return int(first.split()[1]), headers, rest
 
 
 class ScriptedNode:
@@ -239,6 +371,9 @@ class ScriptedNode:
         self.ws = ws
         self.codec: RecordCodec[FromGateway] | None = None
         self.session_id = ""
+        #: Of this end of the connection.
+        self.port = int(ws.get_extra_info("sockname")[1])
+        self._handshake: NodeHandshake | None = None
 
     async def send_text(self, text: str | bytes) -> None:
         await self.ws.send_str(text if isinstance(text, str) else text.decode())
@@ -250,9 +385,9 @@ class ScriptedNode:
         assert isinstance(value, dict)
         return value
 
-    async def log_in(self, name: str, token: str, capabilities: Sequence[str] = ()) -> None:
-        """The handshake of our own node, to an open stream session."""
-        handshake = NodeHandshake(
+    async def greet(self, name: str, token: str, capabilities: Sequence[str] = ()) -> Frame:
+        """The first half of our own node's handshake; gives the `auth` that is still to be sent."""
+        self._handshake = NodeHandshake(
             name=name,
             token=token,
             node_version="test",
@@ -260,14 +395,23 @@ class ScriptedNode:
             arch="x86_64",
             capabilities=list(capabilities),
         )
-        await self._send(handshake.hello())
-        await self._send(handshake.receive_ack(await self._receive()))
-        self.codec = handshake.receive_ok(await self._receive())
-        self.session_id = handshake.session_id
+        await self.send_frame(self._handshake.hello())
+        return self._handshake.receive_ack(await self._receive())
+
+    async def prove(self, auth: Frame) -> None:
+        """The second half, to an open stream session; raises Refused."""
+        assert self._handshake is not None
+        await self.send_frame(auth)
+        self.codec = self._handshake.receive_ok(await self._receive())
+        self.session_id = self._handshake.session_id
+
+    async def log_in(self, name: str, token: str, capabilities: Sequence[str] = ()) -> None:
+        """The handshake of our own node."""
+        await self.prove(await self.greet(name, token, capabilities))
 
     async def send(self, message: Message) -> None:
         assert self.codec is not None
-        await self._send(self.codec.encode(message))
+        await self.send_frame(self.codec.encode(message))
 
     async def receive(self) -> object:
         """The next message or data of the stream session."""
@@ -281,9 +425,21 @@ class ScriptedNode:
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR):
                 return self.ws.close_code
 
-    async def _send(self, frame: Frame) -> None:
+    async def send_data(self, call_id: str, channel: int, payload: bytes) -> None:
+        assert self.codec is not None
+        await self.send_frame(self.codec.encode_data(call_key(call_id), channel, payload))
+
+    async def send_frame(self, frame: Frame) -> None:
         kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
         await self.ws.send_frame(frame.data, kind)
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the kernel's buffers, until they are full."""
+        connection = self.ws._response.connection
+        assert connection is not None
+        transport = connection.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
 
     async def _receive(self) -> Frame:
         message = await self.ws.receive(PATIENCE)
@@ -292,10 +448,19 @@ class ScriptedNode:
 
 
 @asynccontextmanager
-async def scripted_node(url: str) -> AsyncIterator[ScriptedNode]:
+async def scripted_node(
+    url: str, *, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[ScriptedNode]:
     """A connection to the nodes' endpoint on which nothing has been said yet."""
     async with (
         ClientSession() as http,
-        http.ws_connect(url, decode_text=False, max_msg_size=0, autoping=False) as ws,
+        http.ws_connect(
+            url,
+            headers=headers,
+            decode_text=False,
+            max_msg_size=0,
+            autoping=False,
+            timeout=ClientWSTimeout(ws_close=0.2),  # what a test leaves open is no part of it
+        ) as ws,
     ):
         yield ScriptedNode(ws)

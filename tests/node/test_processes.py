@@ -5,13 +5,12 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from hermes_nodes.node import processes
 from hermes_nodes.node.processes import (
     ESCALATION,
     MARK,
@@ -104,16 +103,16 @@ def test_a_command_has_a_path_where_the_node_has_none() -> None:
 
 
 @pytest.mark.parametrize(("bash", "shell"), [("/opt/bash", "/opt/bash"), (None, "/bin/sh")])
-def test_the_shell_is_bash_or_else_sh(monkeypatch: pytest.MonkeyPatch, bash: str | None, shell: str) -> None:
-    monkeypatch.setattr(processes.shutil, "which", lambda _: bash)
+def test_the_shell_is_bash_or_else_sh(
+    monkeypatch: pytest.MonkeyPatch, bash: str | None, shell: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: bash)
     assert shell_command("true") == [shell, "-c", "true"]
 
 
 async def test_a_command_has_its_own_session_and_no_input_and_no_descriptors_of_ours() -> None:
-    with Path("/dev/null").open("rb") as file:
-        os.set_inheritable(file.fileno(), False)
-        async with running("cat; ps -o sid= -p $$; echo $$; ls /proc/self/fd | wc -l; sleep 60") as run:
-            sid, pid, descriptors = [(await run.line()).strip() for _ in range(3)]
+    async with running("cat; ps -o sid= -p $$; echo $$; ls /proc/self/fd | wc -l; sleep 60") as run:
+        sid, pid, descriptors = [(await run.line()).strip() for _ in range(3)]
     assert sid == pid == str(run.command.process.pid)
     assert int(descriptors) == 4  # three streams, and the directory that `ls` reads
 
@@ -194,15 +193,13 @@ async def test_a_signal_is_sent_once_to_each() -> None:
 
 
 async def test_a_shorter_escalation_takes_over_however_long_the_other_has_run() -> None:
-    short: Escalation = ((signal.SIGTERM, 0.1), (signal.SIGKILL, 2.0))
+    # So short that it would be over by the time it comes, had it begun with the other.
+    short: Escalation = ((signal.SIGTERM, 0.05), (signal.SIGKILL, 0.2))
     ladders: list[Escalation] = [((signal.SIGINT, 60.0),)]
     async with running("trap '' INT TERM; echo up; sleep 1000; sleep 1000") as run:
         assert await run.line() == "up"
-        asyncio.get_running_loop().call_later(0.3, ladders.append, short)
-        # So short that it would be over by now, had it begun with the other.
-        short = ((signal.SIGTERM, 0.05), (signal.SIGKILL, 0.2))
-        ladders_now: Callable[[], Escalation] = lambda: ladders[-1]  # noqa: E731 - typed
-        await asyncio.wait_for(run.command.end(ladders_now), PATIENCE)
+        asyncio.get_running_loop().call_later(0.4, ladders.append, short)
+        await asyncio.wait_for(run.command.end(lambda: ladders[-1]), PATIENCE)
         assert processes_of(run.call_id) == set()
 
 

@@ -1,0 +1,385 @@
+"""The calls of one session: each gets its one answer and its row, whatever it was and however it ends."""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.node import commands, runner
+from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.processes import Command
+from hermes_nodes.node.runner import Runner
+from hermes_nodes.protocol.messages import (
+    MAX_CALLS,
+    Exec,
+    ExecResult,
+    Message,
+    Read,
+    ReadResult,
+    Request,
+    Stat,
+    Write,
+    WriteResult,
+)
+from hermes_nodes.protocol.stream import STDIN, Source
+from tests.harness import processes_of, until
+from tests.support import PATIENCE
+
+
+class RecordingStream:
+    """The gateway's side of a session: takes what calls send, as fast as it comes."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, asyncio.Future[Any]] = {}
+        self.output: dict[tuple[str, int], bytearray] = {}
+        self.taken = 0
+        self.arrived = asyncio.Event()
+        self._sources: dict[tuple[str, int], Source] = {}
+
+    def open(self, call_id: str, *, sends: dict[int, Source], receives: tuple[int, ...]) -> None:
+        assert uuid.UUID(call_id)
+        assert not sends
+        assert receives in {(), (STDIN,)}
+
+    def send_from(self, call_id: str, channel: int, source: Source) -> None:
+        self._sources[call_id, channel] = source
+        self.output[call_id, channel] = bytearray()
+        asyncio.get_running_loop().call_soon(self.wake, call_id, channel)
+
+    def close(self, call_id: str) -> None:
+        for key in [key for key in self._sources if key[0] == call_id]:
+            del self._sources[key]
+
+    def send(self, message: Message) -> None:
+        call_id = str(message.id)  # type: ignore[attr-defined]
+        self.answer(call_id).set_result(message)
+
+    def wake(self, call_id: str, channel: int) -> None:
+        source = self._sources.get((call_id, channel))
+        while source is not None and (piece := source.pull(1 << 17)) is not None:
+            self.output[call_id, channel] += piece
+            self.arrived.set()
+            if not piece:
+                return
+
+    def took(self, call_id: str, channel: int, size: int) -> None:
+        assert channel == STDIN
+        assert uuid.UUID(call_id)
+        self.taken += size
+
+    def answer(self, call_id: str) -> asyncio.Future[Any]:
+        return self.answers.setdefault(call_id, asyncio.get_running_loop().create_future())
+
+
+class Calls:
+    """A runner and everything around it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.stream = RecordingStream()
+        self.trail = AuditLog(folder / "audit.log")
+        config = NodeConfig(
+            path=folder / "config.toml",
+            server_url="ws://unused",
+            name="laptop",
+            token="unused",
+            **{"allowed_paths": (str(folder),), **settings},
+        )
+        self.runner = Runner(config, self.stream, self.trail)
+
+    async def run(self, request: Request) -> Any:
+        self.runner.start(request)
+        return await asyncio.wait_for(self.stream.answer(request.id), PATIENCE)
+
+    def stdout(self, request: Request) -> bytes:
+        return bytes(self.stream.output[request.id, 1])
+
+    def stderr(self, request: Request) -> bytes:
+        return bytes(self.stream.output[request.id, 2])
+
+    async def until_output(self, request: Request, text: bytes) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.stream.output.get((request.id, 1), b""):
+                self.stream.arrived.clear()
+                await self.stream.arrived.wait()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.trail.path.read_text().splitlines()]
+
+
+def exec_(command: str | None = None, **fields: Any) -> Exec:
+    return Exec(id=str(uuid.uuid4()), command=command, **fields)
+
+
+@asynccontextmanager
+async def calls_in(folder: Path, **settings: Any) -> AsyncIterator[Calls]:
+    calls = Calls(folder, **settings)
+    try:
+        yield calls
+    finally:
+        calls.runner.hurry()
+        await asyncio.wait_for(calls.runner.close(), PATIENCE)
+        calls.trail.close()
+
+
+@pytest.fixture
+async def calls(tmp_path: Path) -> AsyncIterator[Calls]:
+    async with calls_in(tmp_path) as running:
+        yield running
+
+
+# -- exec -----------------------------------------------------------------------------------------
+
+
+async def test_a_command_is_answered_once_both_its_streams_have_ended(calls: Calls) -> None:
+    request = exec_("echo out; echo err >&2; exit 3")
+    result = await calls.run(request)
+    assert isinstance(result, ExecResult)
+    assert (result.status, result.exit_code, result.signal, result.truncated) == ("error", 3, None, False)
+    assert (calls.stdout(request), calls.stderr(request)) == (b"out\n", b"err\n")
+
+
+async def test_a_command_runs_at_home_or_where_it_is_told(calls: Calls) -> None:
+    home, there, relative = exec_("pwd"), exec_("pwd", cwd="/usr"), exec_("pwd", cwd="~")
+    for request in (home, there, relative):
+        await calls.run(request)
+    said = [calls.stdout(request).decode().strip() for request in (home, there, relative)]
+    assert said == [str(Path.home()), "/usr", str(Path.home())]
+
+
+async def test_a_directory_that_is_not_there_keeps_a_command_from_running(calls: Calls) -> None:
+    result = await calls.run(exec_("touch ran", cwd="/no/such/place"))
+    assert (result.status, result.exit_code, result.error) == ("error", -1, "file_not_found")
+
+
+async def test_words_are_run_as_they_are_with_no_shell_between(calls: Calls) -> None:
+    request = exec_(argv=["printf", "%s|", "$HOME", "a b", "*"])
+    await calls.run(request)
+    assert calls.stdout(request) == b"$HOME|a b|*|"
+
+
+@pytest.mark.parametrize(("program", "code"), [("no-such-program", 127), ("/etc/passwd", 126)])
+async def test_a_program_that_can_not_be_run_is_what_a_shell_says_it_is(
+    calls: Calls, program: str, code: int
+) -> None:
+    request = exec_(argv=[program])
+    result = await calls.run(request)
+    assert (result.status, result.exit_code) == ("error", code)
+    assert calls.stderr(request).startswith(program.encode())
+
+
+async def test_a_command_longer_than_the_system_takes_is_said_so(calls: Calls) -> None:
+    result = await calls.run(exec_("#" * 200_000))
+    assert result.exit_code == 126
+
+
+async def test_a_request_that_no_gateway_of_ours_would_send_is_answered_all_the_same(
+    calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = await calls.run(exec_("a\0b"))
+    assert (result.status, result.error) == ("error", "internal_error")
+    assert "unexpectedly" in caplog.text
+
+
+async def test_the_nodes_own_secrets_are_not_in_a_commands_environment(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_NODE_TOKEN", "hnt_secret")
+    request = exec_("env", env={"GIVEN": "yes"})
+    await calls.run(request)
+    assert b"hnt_secret" not in calls.stdout(request)
+    assert b"GIVEN=yes" in calls.stdout(request)
+
+
+async def test_a_command_reads_nothing_from_stdin(calls: Calls) -> None:
+    request = exec_("cat; echo done")
+    await calls.run(request)
+    assert calls.stdout(request) == b"done\n"
+
+
+async def test_a_time_out_ends_the_command_and_keeps_what_it_had_said(calls: Calls) -> None:
+    request = exec_(
+        "echo before; trap 'echo last words; exit 5' INT; while :; do sleep 0.05; done", timeout_ms=300
+    )
+    result = await calls.run(request)
+    assert (result.status, result.exit_code) == ("timeout", 5)
+    assert calls.stdout(request) == b"before\nlast words\n"
+    assert processes_of(request.id) == set()
+
+
+async def test_a_cancel_ends_the_command(calls: Calls) -> None:
+    request = exec_("echo up; sleep 1000")
+    calls.runner.start(request)
+    await calls.until_output(request, b"up\n")
+    calls.runner.cancel(request.id)
+    result = await asyncio.wait_for(calls.stream.answer(request.id), PATIENCE)
+    assert (result.status, result.signal, result.exit_code) == ("cancelled", "INT", 130)
+
+
+async def test_a_cancel_of_a_call_that_is_not_there_is_nothing(calls: Calls) -> None:
+    calls.runner.cancel(str(uuid.uuid4()))
+    calls.runner.feed(str(uuid.uuid4()), memoryview(b"late"))
+
+
+async def test_what_can_not_be_ended_is_not_said_to_have_ended(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "FLUSH_SECONDS", 0.1)
+    request = exec_("echo $$; exec sleep 1000")
+    with monkeypatch.context() as unkillable:
+        unkillable.setattr(Command, "_kill", lambda *_: None)
+        calls.runner.hurry()
+        calls.runner._escalation = ()
+        calls.runner.start(request)
+        await calls.until_output(request, b"\n")
+        calls.runner.cancel(request.id)
+        result = await asyncio.wait_for(calls.stream.answer(request.id), PATIENCE)
+    assert result.status == "error"
+    assert "can't be ended" in str(result.error_detail)
+    pid = int(calls.stdout(request))
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not os.path.exists(f"/proc/{pid}"))  # killed, and its end taken note of
+
+
+async def test_a_files_only_node_runs_nothing(tmp_path: Path) -> None:
+    async with calls_in(tmp_path, exec=False) as calls:
+        result = await calls.run(exec_(f"touch {tmp_path}/ran"))
+        assert (result.exit_code, result.error) == (-1, "permission_denied")
+        assert not (tmp_path / "ran").exists()
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+async def test_a_file_is_written_from_its_channel_and_read_onto_its_channel(calls: Calls) -> None:
+    content = os.urandom(3_000_000)
+    path = str(calls.folder / "file")
+    write = Write(id=str(uuid.uuid4()), path=path)
+    calls.runner.start(write)
+    for start in range(0, len(content), 100_000):
+        calls.runner.feed(write.id, memoryview(content)[start : start + 100_000])
+    calls.runner.feed(write.id, memoryview(b""))
+    digest = hashlib.sha256(content).hexdigest()
+    written = await asyncio.wait_for(calls.stream.answer(write.id), PATIENCE)
+    assert isinstance(written, WriteResult)
+    assert (written.status, written.bytes_written, written.sha256) == ("ok", len(content), digest)
+    assert calls.stream.taken == len(content)
+    read = Read(id=str(uuid.uuid4()), path=path)
+    result = await calls.run(read)
+    assert isinstance(result, ReadResult)
+    assert (result.size_bytes, result.sha256) == (len(content), digest)
+    assert calls.stdout(read) == content
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+async def test_a_write_that_does_not_come_to_its_end_leaves_nothing(calls: Calls, end: str) -> None:
+    path = calls.folder / "file"
+    path.write_text("old")
+    write = Write(id=str(uuid.uuid4()), path=str(path))
+    calls.runner.start(write)
+    calls.runner.feed(write.id, memoryview(b"half of it"))
+    if end == "cancel":
+        calls.runner.cancel(write.id)
+        result = await asyncio.wait_for(calls.stream.answer(write.id), PATIENCE)
+        assert result.status == "cancelled"
+    else:
+        await asyncio.wait_for(calls.runner.close(), PATIENCE)
+        assert write.id not in calls.stream.answers
+    assert path.read_text() == "old"
+    assert {one.name for one in calls.folder.iterdir()} == {"file", "audit.log"}
+
+
+async def test_a_path_that_is_not_allowed_is_refused_before_any_content(calls: Calls) -> None:
+    read = await calls.run(Read(id=str(uuid.uuid4()), path="/etc/passwd"))
+    write = await calls.run(Write(id=str(uuid.uuid4()), path="/etc/not-ours"))
+    assert (read.error, write.error) == ("path_not_allowed", "path_not_allowed")
+
+
+# -- the session ----------------------------------------------------------------------------------
+
+
+async def test_a_request_that_comes_twice_is_run_once(calls: Calls) -> None:
+    request = exec_(f"echo x >> {calls.folder}/count; echo up; sleep 0.2")
+    calls.runner.start(request)
+    await calls.run(request)
+    assert (calls.folder / "count").read_text() == "x\n"
+
+
+async def test_more_calls_than_a_node_takes_are_busy(calls: Calls) -> None:
+    for _ in range(MAX_CALLS):
+        calls.runner.start(exec_("sleep 1000"))
+    result = await calls.run(exec_("true"))
+    assert (result.status, result.error) == ("error", "busy")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        exec_("cat", stdin=True),
+        exec_("true", detach=True),
+        exec_("true", session="s"),
+        Stat(id=str(uuid.uuid4()), path="/"),
+    ],
+)
+async def test_what_this_node_does_not_list_it_does_not_do(calls: Calls, request_: Request) -> None:
+    result = await calls.run(request_)
+    assert (result.status, result.error) == ("error", "unsupported")
+
+
+async def test_a_session_that_is_over_ends_its_commands_and_says_nothing(calls: Calls) -> None:
+    request = exec_("echo up; sleep 1000")
+    calls.runner.start(request)
+    await calls.until_output(request, b"up\n")
+    await asyncio.wait_for(calls.runner.close(), PATIENCE)
+    assert processes_of(request.id) == set()
+    assert request.id not in calls.stream.answers
+
+
+async def test_a_hurry_is_for_calls_that_run_and_for_those_to_come(calls: Calls) -> None:
+    deaf = "trap '' INT TERM; echo up; sleep 1000; sleep 1000"
+    before, after = exec_(deaf), exec_(deaf)
+    calls.runner.start(before)
+    await calls.until_output(before, b"up\n")
+    calls.runner.hurry()
+    calls.runner.start(after)
+    await calls.until_output(after, b"up\n")
+    async with asyncio.timeout(4):
+        await calls.runner.close()
+    assert processes_of(before.id) | processes_of(after.id) == set()
+
+
+async def test_every_call_has_its_row_in_the_nodes_own_trail(calls: Calls) -> None:
+    good, bad = exec_("echo four"), exec_("exit 4")
+    refused = Read(id=str(uuid.uuid4()), path="/etc/passwd")
+    for request in (good, bad, refused):
+        await calls.run(request)
+    facts = [(row["request_id"], row["action"], row["status"], row["exit_code"]) for row in calls.rows]
+    assert facts == [
+        (good.id, "exec", "ok", 0),
+        (bad.id, "exec", "error", 4),
+        (refused.id, "read", "error", None),
+    ]
+    assert [row["command"] or row["path"] for row in calls.rows] == ["echo four", "exit 4", "/etc/passwd"]
+    assert [row["bytes_out"] for row in calls.rows] == [5, 0, 0]
+
+
+async def test_a_trail_that_can_not_be_written_does_not_keep_an_answer_back(
+    calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls.trail.close()
+    assert (await calls.run(exec_("true"))).status == "ok"
+    assert "the node's own trail" in caplog.text
+
+
+def test_this_node_lists_only_what_it_has() -> None:
+    assert runner.CAPABILITIES == []
