@@ -9,11 +9,12 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
 from hermes_nodes.config import control_socket_path
 from hermes_nodes.errors import (
+    CallFailed,
     ForeignUser,
     GatewayLost,
     GatewayNotRunning,
@@ -22,6 +23,9 @@ from hermes_nodes.errors import (
     from_wire,
 )
 from hermes_nodes.protocol import control
+
+if TYPE_CHECKING:
+    import hashlib
 
 #: Seconds for a request other than a call.
 REQUEST_SECONDS = 30.0
@@ -161,10 +165,16 @@ class Client:
         watch: Sequence[int] = (),
         interrupt: int | None = None,
     ) -> TransferResult:
-        """Give a file's content to ``output``, piece by piece."""
+        """Give a file's content to ``output``, piece by piece; CallFailed if it arrived altered."""
         body: Json = {"call": "read", "node": node, "path": path}
-        answer = self.call(body, lambda _, piece: output(piece), watch=watch, interrupt=interrupt)
-        return transfer_result(answer, "size_bytes")
+        digest = _sha256()
+
+        def take(_: int, piece: memoryview) -> None:
+            digest.update(piece)
+            output(piece)
+
+        answer = self.call(body, take, watch=watch, interrupt=interrupt)
+        return transfer_result(answer, "size_bytes", digest.hexdigest())
 
     def write(
         self,
@@ -178,8 +188,9 @@ class Client:
     ) -> TransferResult:
         """Write a file, from bytes, pieces or a descriptor; it takes effect only when all has arrived."""
         body: Json = {"call": "write", "node": node, "path": path, "mode": mode, "perm": perm}
-        answer = self.call(body, lambda *_: None, content, interrupt=interrupt)
-        return transfer_result(answer, "bytes_written")
+        digest = _sha256()
+        answer = self.call(body, lambda *_: None, content, interrupt=interrupt, sent=digest.update)
+        return transfer_result(answer, "bytes_written", digest.hexdigest())
 
     def call(
         self,
@@ -189,17 +200,18 @@ class Client:
         *,
         watch: Sequence[int] = (),
         interrupt: int | None = None,
+        sent: Callable[[memoryview], object] = lambda _: None,
     ) -> Json:
         """One call, from request to answer; ``output`` gets each piece with its channel, 1 or 2.
 
-        ``content`` is what channel 0 carries; a descriptor is read as it has something. ``watch`` are
-        descriptors whose readers' leaving ends the call (BrokenPipeError). A byte on ``interrupt``
-        cancels the call, whose answer is then awaited.
+        ``content`` is what channel 0 carries; a descriptor is read as it has something, and ``sent`` hears
+        of each piece. ``watch`` are descriptors whose readers' leaving ends the call (BrokenPipeError).
+        A byte on ``interrupt`` cancels the call, whose answer is then awaited.
 
         Raises what the answer says went wrong, unless it is a command's own end.
         """
         with self._connect() as sock:
-            connection = _CallConnection(sock, output, content, watch, interrupt)
+            connection = _CallConnection(sock, output, content, watch=watch, interrupt=interrupt, sent=sent)
             answer = connection.run(_encoded(body))
         error = answer.get("error")
         if isinstance(error, dict) and answer.get("status") not in ("timeout", "cancelled"):
@@ -311,14 +323,25 @@ def exec_result(answer: Json, kept: Kept) -> ExecResult:
     )
 
 
-def transfer_result(answer: Json, size: str) -> TransferResult:
-    """``size`` is the answer's key for how much was transferred."""
+def transfer_result(answer: Json, size: str, sha256: str) -> TransferResult:
+    """``size`` is the answer's key for how much was transferred; ``sha256`` is of our end."""
     error = answer.get("error")
     if isinstance(error, dict):
         raise from_wire(error)
+    if answer["sha256"] != sha256:
+        raise CallFailed(
+            "the content arrived altered: its SHA-256 differs between here and the node",
+            "transfer it again; if it stays so, suspect a disk",
+        )
     return TransferResult(
         str(answer["node"]), str(answer["request_id"]), _whole(answer.get(size)), str(answer["sha256"])
     )
+
+
+def _sha256() -> "hashlib._Hash":
+    import hashlib  # noqa: PLC0415 - `exec` has no use for it
+
+    return hashlib.sha256()
 
 
 def _whole(value: object) -> int:
@@ -366,10 +389,13 @@ class _CallConnection:
         sock: socket.socket,
         output: Output,
         content: Content | None,
+        *,
         watch: Sequence[int],
         interrupt: int | None,
+        sent: Callable[[memoryview], object],
     ) -> None:
         self._sock = sock
+        self._sent = sent
         self._output = output
         #: Where input is read from, or what it is taken from; at most one of the two is left.
         self._input_fd = content if isinstance(content, int) else None
@@ -440,13 +466,22 @@ class _CallConnection:
         self._take(data)
 
     def _take(self, data: bytes) -> None:
-        for frame in self._reader.feed(data):
-            if frame.kind == control.DATA:
-                self._output(frame.channel, frame.payload)
-            elif frame.kind == control.WINDOW:
-                self._credit += control.window_size(frame.payload)
-            elif frame.kind == control.ANSWER:
-                self._answer = json.loads(bytes(frame.payload))
+        try:
+            for frame in self._reader.feed(data):
+                self._take_frame(frame)
+        except control.FrameTooLargeError as error:
+            raise HermesNodesError(
+                "the gateway sent something that this client does not understand",
+                "compare `hermes-nodes --version` with `hermes-nodes status`",
+            ) from error
+
+    def _take_frame(self, frame: control.ControlFrame) -> None:
+        if frame.kind == control.DATA:
+            self._output(frame.channel, frame.payload)
+        elif frame.kind == control.WINDOW:
+            self._credit += control.window_size(frame.payload)
+        elif frame.kind == control.ANSWER:
+            self._answer = json.loads(bytes(frame.payload))
 
     # -- to the gateway --
 
@@ -463,6 +498,7 @@ class _CallConnection:
         """Send a piece of channel 0, or its end."""
         if piece:
             self._credit -= len(piece)
+            self._sent(piece)
             self._send(control.header(control.DATA, len(piece), _STDIN), piece)
         else:
             self._input_ended()

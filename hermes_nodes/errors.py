@@ -41,6 +41,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+#: Characters of a name that an error repeats; no node's name has more.
+MAX_SHOWN = 64
+
 
 class HermesNodesError(Exception):
     """The base: ``message`` says what is wrong, ``hint`` what to do about it."""
@@ -79,8 +82,9 @@ class UnknownNode(HermesNodesError):
     call_status = "unknown_node"
 
     def __init__(self, name: str) -> None:
+        shown = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
         super().__init__(
-            f"no node is paired as {name!r}",
+            f"no node is paired as {shown!r}",
             "`hermes-nodes list` shows the names; `hermes-nodes pair NAME` adds one",
         )
 

@@ -91,7 +91,7 @@ def is_locked(path: Path) -> bool:
 
 def lock_holder(path: Path) -> dict[str, object]:
     """What the lock's holder wrote of itself: role and pid; empty if it has not yet, or none does."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         holder = json.loads(path.read_bytes())
         if isinstance(holder, dict):
             return holder
@@ -203,6 +203,8 @@ def revoke_view(pairing: Pairing) -> dict[str, object]:
 def _after(seconds: float | None) -> str | None:
     if seconds is None:
         return None
+    if seconds <= 0:
+        raise UsageError("a pairing that ends at once is of no use", "give a duration such as 30d")
     try:
         return timestamp(datetime.now(UTC) + timedelta(seconds=seconds))
     except OverflowError as error:

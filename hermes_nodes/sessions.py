@@ -38,6 +38,7 @@ from hermes_nodes.protocol.messages import (
     Result,
     Unknown,
     Window,
+    is_answer,
     needed_capabilities,
     timestamp,
 )
@@ -48,6 +49,12 @@ Answer = Result | Error
 
 #: Characters of a node's own words that go on to the log and the trail.
 MAX_REASON = 200
+
+
+#: Pieces of output below this many bytes are joined while they wait for their caller.
+SMALL_PIECE = 4096
+#: Messages that may wait for a node to read; it can ask for a hundred a second.
+MAX_BACKLOG = 4096
 
 
 class SlidingSecond:
@@ -96,7 +103,7 @@ class Call:
         self.cancelled = False
         #: Called when it is known that no answer of the node will come.
         self.on_failed: Callable[[], None] | None = None
-        self._abandoned = False
+        self.abandoned = False
         self._output: deque[tuple[int, memoryview]] = deque()
         self._answer: Answer | HermesNodesError | None = None
         self._news = asyncio.Event()
@@ -107,11 +114,24 @@ class Call:
 
     def feed(self, channel: int, payload: memoryview) -> None:
         """Output from the node; empty at the end of its channel."""
-        if self._abandoned:
+        if self.abandoned:
             self.took(channel, len(payload))
             return
-        self._output.append((channel, payload))
+        self._output.append((channel, self._joined(channel, payload)))
         self._news.set()
+
+    def _joined(self, channel: int, payload: memoryview) -> memoryview:
+        """A small piece together with the small one before it, which is taken back.
+
+        A window counts bytes, and a record of one byte costs us a hundred.
+        """
+        if not self._output or not 0 < len(payload) < SMALL_PIECE:
+            return payload
+        last_channel, last = self._output[-1]
+        if last_channel != channel or not 0 < len(last) < SMALL_PIECE:
+            return payload
+        self._output.pop()
+        return memoryview(bytes(last) + bytes(payload))
 
     def finish(self, answer: Answer | HermesNodesError) -> None:
         """The final answer, or the reason why there is none."""
@@ -150,7 +170,7 @@ class Call:
 
     def abandon(self) -> None:
         """Nobody waits any more: what still comes is dropped, and credited so that the node can end."""
-        self._abandoned = True
+        self.abandoned = True
         while self._output:
             channel, payload = self._output.popleft()
             self.took(channel, len(payload))
@@ -277,7 +297,7 @@ class Session(ABC):
             case Ping():
                 self.send(Pong(ts=timestamp(), id=message.id, echo_ts=message.ts))
             case Bye():
-                said = printable((message.reason or "")[:MAX_REASON])
+                said = printable(message.reason or "", MAX_REASON)
                 self.close(Close.NORMAL, f"bye {said}".strip())
             case Result() | Error():
                 self._answered(message)
@@ -289,10 +309,14 @@ class Session(ABC):
                 assert_never(message)
 
     def _answered(self, answer: Answer) -> None:
-        call = self.calls.pop(answer.id or "", None)
-        if call is not None:
-            self.forget(call)
-            call.finish(answer)
+        call = self.calls.get(answer.id or "")
+        if call is None:
+            return
+        if isinstance(answer, Result) and not is_answer(call.request, answer):
+            raise ProtocolViolation("an answer that does not fit its call")
+        del self.calls[call.id]
+        self.forget(call)
+        call.finish(answer)
 
     @abstractmethod
     def forget(self, call: Call) -> None:
@@ -309,6 +333,11 @@ class Session(ABC):
             self._pinged = True
             self.send(Ping(ts=timestamp()))
             self.rest()
+
+
+def _call_of(message: object) -> str | None:
+    """The call that a message belongs to. A ping may carry an id as well, but belongs to none."""
+    return message.id if isinstance(message, Result | Error | ExecChunk | Window) else None
 
 
 class StreamSession(Session):
@@ -332,8 +361,13 @@ class StreamSession(Session):
         for capability in needed_capabilities(request):
             if capability not in self.capabilities:
                 raise Unsupported(self.name, f"`{capability}`")
-        if len(self.calls) >= MAX_CALLS:
-            raise Busy(self.name, len(self.calls))
+        waited_for = sum(not call.abandoned for call in self.calls.values())
+        if waited_for >= MAX_CALLS:
+            raise Busy(self.name, waited_for)
+        if len(self.calls) >= 2 * MAX_CALLS:
+            # As many again were given up, and it still owes an answer to each.
+            self.close(Close.PROTOCOL, "it answers no calls")
+            raise NodeDisconnected(self.name)
         call = Call(self, request)
         self.calls[call.id] = call
         sends = {STDIN: source} if source is not None else {}
@@ -376,8 +410,10 @@ class StreamSession(Session):
         if isinstance(event, Data):
             self._receive_data(event)
         else:
-            self._heard(getattr(event, "id", None))
+            self._heard(_call_of(event))
             self._dispatch(event)
+        if self._stream.backlog > MAX_BACKLOG:
+            raise ProtocolViolation("the node does not read what it asks for")
 
     def _receive_data(self, data: Data) -> None:
         call_id = self._stream.call_of(data)
@@ -433,5 +469,7 @@ class TextSession(Session):
 
     def receive(self, frame: Frame) -> None:
         message = self._codec.decode(frame)
-        self._heard(getattr(message, "id", None))
+        self._heard(_call_of(message))
         self._dispatch(message)
+        if len(self._outbox) > MAX_BACKLOG:
+            raise ProtocolViolation("the node does not read what it asks for")

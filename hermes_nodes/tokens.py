@@ -320,11 +320,11 @@ class TokenStore:
     def _seal(self, secret: bytes) -> bytes:
         return self._fernet().encrypt(secret)
 
-    def _unseal(self, sealed: bytes) -> bytes:
+    def _unseal(self, sealed: object) -> bytes:
         from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see the file's head
 
         try:
-            return self._fernet().decrypt(sealed)
+            return self._fernet().decrypt(sealed if isinstance(sealed, bytes) else b"")
         except InvalidToken:
             raise StoreDamaged(f"a secret in {self._path} does not open", _RESTORE) from None
 
@@ -378,6 +378,6 @@ def _facts_json(seen: Seen) -> str:
 
 
 def _pairing(columns: dict[str, Any]) -> Pairing:
-    facts = msgspec.json.decode(columns.pop("facts"), type=dict[str, Any])
-    labels = msgspec.json.decode(columns.pop("labels"))
+    facts = msgspec.json.decode(columns.pop("facts", None) or b"", type=dict[str, Any])
+    labels = msgspec.json.decode(columns.pop("labels", None) or b"")
     return msgspec.convert({**columns, **facts, "labels": labels}, Pairing)

@@ -221,17 +221,34 @@ async def test_calls_run_side_by_side_and_each_gets_its_own() -> None:
     "answer_to",
     [
         lambda call_id: ExecResult(id=call_id, status="ok"),
-        lambda call_id: ReadResult(id=call_id, status="ok"),
         lambda call_id: Error(id=call_id),
     ],
-    ids=["its result", "another's result", "an error"],
+    ids=["its result", "an error"],
 )
-async def test_a_call_ends_with(answer_to: Callable[[str], ExecResult | ReadResult | Error]) -> None:
+async def test_a_call_ends_with(answer_to: Callable[[str], ExecResult | Error]) -> None:
     node = Node()
     call = node.session.start(an_exec(), None)
     node.hears()
     node.says(answer_to(call.id))
     assert call.result() == answer_to(call.id)
+
+
+@pytest.mark.parametrize(
+    "answer_to",
+    [
+        lambda call_id: ReadResult(id=call_id, status="ok"),
+        lambda call_id: ExecResult(id=call_id, status="started"),
+    ],
+    ids=["another kind of result", "a start that nobody asked for"],
+)
+async def test_an_answer_that_does_not_fit_its_call_ends_the_session(
+    answer_to: Callable[[str], ExecResult | ReadResult],
+) -> None:
+    node = Node()
+    call = node.session.start(an_exec(), None)
+    node.hears()
+    with pytest.raises(ProtocolViolation, match="does not fit"):
+        node.says(answer_to(call.id))
 
 
 async def test_only_the_first_answer_counts() -> None:

@@ -19,9 +19,9 @@ from hermes_nodes.protocol.messages import timestamp
 
 _COLUMNS = (
     Column("ts", "TIME", is_time=True),
-    Column("action", "ACTION", 10),
-    Column("status", "STATUS", 9),
-    Column("node", "NODE", 12),
+    Column("action", "ACTION", 7),
+    Column("status", "STATUS", 6),
+    Column("node", "NODE", 8),
     Column("actor", "ACTOR", 10),
     Column("exit_code", "EXIT", 4),
     Column("duration_ms"),
@@ -45,7 +45,7 @@ def audit() -> None:
 
 @app.command()
 def tail(
-    count: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many rows.")] = 10,
+    count: Annotated[int, typer.Option("-n", "--lines", min=0, max=1_000_000, help="How many rows.")] = 10,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with rows as they come.")] = False,
     node: Annotated[
         str | None, typer.Option(help="Only rows of this node.", autocompletion=paired_names)

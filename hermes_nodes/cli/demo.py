@@ -19,7 +19,8 @@ from hermes_nodes.node.config import config_path
 #: Seconds for each thing that is waited for; here they take a tenth of one.
 _PATIENCE = 15.0
 _LOOK_EVERY = 0.02
-_PROGRAM = (sys.executable, "-m", "hermes_nodes")
+# -P: the program that was installed, not what happens to lie in this directory.
+_PROGRAM = (sys.executable, "-P", "-m", "hermes_nodes")
 _NODE = "demo-node"
 
 
@@ -94,7 +95,8 @@ class Stage:
 
     def run(self, *arguments: str, stdin: str = "", expected: int = 0, shown: bool = True) -> str:
         """Run a command as a user would, show it with what it prints, and check how it ends."""
-        print_data(f"$ hermes-nodes {shlex.join(arguments)}")
+        given = f"echo {shlex.quote(stdin.rstrip())} | " if stdin and shown and "token" not in stdin else ""
+        print_data(f"$ {given}hermes-nodes {shlex.join(arguments)}")
         sys.stdout.flush()
         try:
             done = subprocess.run(

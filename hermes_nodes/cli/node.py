@@ -1,6 +1,7 @@
 """`node join`, `node run`, `node status`: the side of the machine that is reached."""
 
 import asyncio
+import fcntl
 import gc
 import os
 import sys
@@ -12,7 +13,8 @@ import typer
 
 from hermes_nodes.cli.options import Json
 from hermes_nodes.cli.output import print_facts, print_json, say
-from hermes_nodes.errors import UsageError
+from hermes_nodes.disk import open_private
+from hermes_nodes.errors import Unavailable, UsageError
 from hermes_nodes.node import config
 
 if TYPE_CHECKING:
@@ -70,22 +72,30 @@ def join(
         path,
         server_url=config.normalise_server_url(url),
         name=config.check_name(name),
-        token=config.check_token(_token(token, token_file)),
+        token=config.check_token(_token(token, token_file, _stored_token(path) if force else "")),
+        # Without --allow a new config.toml allows nothing, and one that is replaced keeps what it had.
         allowed_paths=None
-        if allow is None and force
+        if force and not allow
         else [config.check_allowed_path(one) for one in allow or []],
         ca_cert=ca_cert,
         pinned_cert_sha256=config.check_fingerprint(pin) if pin else None,
         replace=force,
     )
     say(f"wrote {path}")
-    if not allow:
+    for missing in (one for one in allow or [] if not Path(one).expanduser().exists()):
+        say(f"warning: {missing} is not there yet")
+    if not config.load(path).allowed_paths:
         say("no path is allowed: `read` and `write` will be refused; --allow PATH changes that")
     say("`hermes-nodes node run` connects this machine")
 
 
-def _token(given: str | None, file: Path | None) -> str:
-    """The token, from wherever it was given; raises UsageError if it was not."""
+def _stored_token(path: Path) -> str:
+    """The token of settings that are to be replaced, which stays unless another is given."""
+    return config.load(path).token if path.exists() else ""
+
+
+def _token(given: str | None, file: Path | None, stored: str) -> str:
+    """The token, from wherever it was given, else ``stored``; raises UsageError if there is none."""
     if given:
         return given.strip()
     if file is not None:
@@ -97,8 +107,10 @@ def _token(given: str | None, file: Path | None) -> str:
     if from_environment := os.environ.get(TOKEN_VARIABLE, "").strip():
         return from_environment
     if sys.stdin.isatty():
-        return str(typer.prompt("Token", hide_input=True, err=True)).strip()
-    token = sys.stdin.readline().strip()
+        return str(
+            typer.prompt("Token", default=stored, show_default=False, hide_input=True, err=True)
+        ).strip()
+    token = sys.stdin.readline().strip() or stored
     if not token:
         raise UsageError(
             "no token was given", f"set {TOKEN_VARIABLE}, or give it with --token-file or on stdin"
@@ -116,6 +128,7 @@ def run() -> int:
     from hermes_nodes.protocol.messages import MAX_CALLS  # noqa: PLC0415
 
     settings = _loaded()
+    lock = _lock(settings.path)
     set_up_logging("text", settings.log_level, settings.log_path)
     tls_settings(settings)  # wrong ones are better told now than at every dial
     os.umask(0o022)
@@ -135,7 +148,24 @@ def run() -> int:
 
     say(f"node {settings.name!r} connects to {settings.server_url}")
     gc.enable()
-    return run_loop(run_until_stopped())
+    try:
+        return run_loop(run_until_stopped())
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """The descriptor that keeps a second node of these settings away: the two would replace each other."""
+    lock = open_private(path.with_name("node.lock"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Unavailable(
+            f"a node already runs on {path}",
+            "`hermes-nodes node status` shows it; for another one set HERMES_NODE_CONFIG",
+        ) from None
+    return lock
 
 
 @app.command()

@@ -61,6 +61,8 @@ class Column(NamedTuple):
     is_time: bool = False
 
 
+#: Characters of the last column that a line of a table has room for at least.
+_LEAST_LAST = 20
 Style = Callable[[str, str], str]
 
 
@@ -92,15 +94,17 @@ def _print_terminal_table(
     from rich.text import Text  # noqa: PLC0415
 
     headers = [RichColumn(column.title, min_width=column.width, no_wrap=True) for column in columns]
+    headers[-1].no_wrap, headers[-1].overflow = False, "fold"
     table = Table(*headers, box=None, pad_edge=False, show_header=titled, header_style="bold")
     for row in rows:
         cells = [(column.key, _terminal_cell(column, row)) for column in columns]
         table.add_row(*(Text(value, style=style(key, value)) for key, value in cells))
     # Without colours: no bold face either, which is an escape code as well.
     console = Console(color_system=None if os.environ.get("NO_COLOR") else "auto")
-    # What is wider than the terminal is broken by it at its edge, instead of being cut by us.
+    # Nothing is cut: the last column is folded, and what is wider even so is broken by the terminal.
     natural = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    console.width = max(console.width, natural)
+    last = max([len(columns[-1].title), *(len(_terminal_cell(columns[-1], row)) for row in rows)])
+    console.width = max(console.width, natural - max(0, last - _LEAST_LAST))
     console.print(table)
 
 

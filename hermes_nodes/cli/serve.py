@@ -47,10 +47,13 @@ def serve(
         Path | None, typer.Option(help="Written when ready: host, port, socket and pid as JSON.")
     ] = None,
     ready_fd: Annotated[
-        int | None, typer.Option(help="The same, to this descriptor, which is closed then.")
+        int | None,
+        typer.Option(help="The same, to this descriptor, which is closed then.", min=0, max=1_000_000),
     ] = None,
 ) -> int:
     """Run the gateway in the foreground."""
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # what an earlier gateway wrote there is not true any more
     flags = {"host": host, "port": port, "tls_cert_path": tls_cert, "tls_key_path": tls_key}
     settings = config.load(flags)
     set_up_logging(log_format, log_level)

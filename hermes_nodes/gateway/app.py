@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Self, cast
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from hermes_nodes import __version__, operations
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import make_directory
-from hermes_nodes.errors import HermesNodesError, ListenFailed, SettingsError
+from hermes_nodes.errors import AuditUnwritable, HermesNodesError, ListenFailed, SettingsError
 from hermes_nodes.gateway.calls import Calls
 from hermes_nodes.gateway.control import ControlApi
 from hermes_nodes.gateway.guard import Doorkeeper, Guard
@@ -152,7 +153,7 @@ class Gateway:
                 ssl_handshake_timeout=seconds if context else None,
                 backlog=1024,
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise _listen_failed(self.settings, error) from error
         self._keep(stack, server)
         self.host, self.port = server.sockets[0].getsockname()[:2]
@@ -187,15 +188,16 @@ class Gateway:
 
         Raises SettingsError, and then everything stays as it was.
         """
+        _tls(settings)  # tried on a new context first: a live one takes a certificate before its key
+        waiting = [key for key in _AT_START if getattr(settings, key) != getattr(self.settings, key)]
+        if self._trail is not None:
+            self._trail.append(action="settings", status="ok", actor=operations.local_actor())
         if self._tls is not None:
             _load_certificate(self._tls, settings)
-        waiting = [key for key in _AT_START if getattr(settings, key) != getattr(self.settings, key)]
         self.settings = settings
         self.registry.rate_limit = settings.rate_limit_per_node
         for part in self._parts or ():
             part.settings = settings
-        if self._trail is not None:
-            self._trail.append(action="settings", status="ok", actor=operations.local_actor())
         return waiting
 
     def _revoked(self, pairing: Pairing) -> None:
@@ -260,8 +262,17 @@ def _check_supported(settings: Settings) -> None:
         )
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a fault is this program's; a peer that speaks no HTTP must not fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_GRACE)
+    http_log = logging.getLogger("hermes_nodes.http")
+    http_log.addFilter(_is_ours)
+    runner = web.AppRunner(
+        app, access_log=None, logger=http_log, handler_cancellation=True, shutdown_timeout=STOP_GRACE
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     return runner
@@ -285,8 +296,11 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _stop_row(trail: AuditLog) -> None:
-    trail.append(action="stop", status="ok", actor=operations.local_actor())
-    trail.sync()
+    try:
+        trail.append(action="stop", status="ok", actor=operations.local_actor())
+        trail.sync()
+    except AuditUnwritable as error:
+        log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough, and a stop is a stop
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
@@ -311,10 +325,10 @@ def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
         ) from error
 
 
-def _listen_failed(settings: Settings, error: OSError) -> ListenFailed:
+def _listen_failed(settings: Settings, error: OSError | UnicodeError) -> ListenFailed:
     # asyncio puts a sentence of its own around the system's; a resolver's numbers are negative.
-    number = error.errno or 0
-    why = os.strerror(number) if number > 0 else error.strerror or str(error)
+    number = getattr(error, "errno", None) or 0
+    why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
     return ListenFailed(
         f"can't listen on {settings.host}:{settings.port}: {why}",
         "choose another with --host and --port, or stop what uses it",
@@ -334,6 +348,8 @@ def _bind_control(path: Path) -> socket.socket:
     try:
         if _answers(path):
             raise ListenFailed(f"another process answers at {path}", "set `control_socket` to another path")
+        if path.exists() and not path.is_socket():
+            raise ListenFailed(f"{path} is not a socket", "set `control_socket` to another path")
         _unlink(path)
         listener.bind(str(path))
     except OSError as error:

@@ -34,6 +34,7 @@ from hermes_nodes.protocol.messages import (
     Read,
     ReadResult,
     Request,
+    Result,
     Write,
     WriteResult,
 )
@@ -47,6 +48,11 @@ END_GRACE = 10.0
 #: Seconds that a caller gets to take the output of a call whose node is lost. Somebody who reads gets
 #: all of it in that time; somebody who does not must hold up neither the row nor the gateway's stop.
 LAST_OUTPUT_SECONDS = 1.0
+
+#: Characters of a node's own words that go into an error.
+MAX_DETAIL = 1000
+#: What a process can leave behind as its exit code.
+MAX_EXIT_CODE = 255
 
 _ERRORS: dict[str, type[HermesNodesError]] = {
     "path_not_allowed": PathNotAllowed,
@@ -122,11 +128,11 @@ class RunningCall:
             self._deadline.cancel()
 
     def cancel(self) -> None:
-        """End the call on its node; the outcome still comes, and no more output."""
+        """End the call on its node; the outcome still comes, and what was printed until then."""
         if self.cancelled:
             return
         self.cancelled = True
-        self._wait_for_caller(0.0)
+        self._wait_for_caller(LAST_OUTPUT_SECONDS)
         if self.call is not None:
             self.call.cancel()
             self._expect_answer_within(END_GRACE)
@@ -138,14 +144,14 @@ class RunningCall:
     async def pass_on(self, channel: int, payload: memoryview) -> None:
         """Give the caller a piece of output, for as long as the caller is to be waited for."""
         self.bytes_out += len(payload)
-        if not self.cancelled:
-            try:
-                async with asyncio.timeout_at(self._output_until) as self._patience:
-                    await self.caller.output(channel, payload)
-            except (ConnectionError, TimeoutError):
-                self.dropped = True
-                self.cancel()
-        self.dropped = self.dropped or (self.cancelled and len(payload) > 0)
+        if self.dropped:
+            return
+        try:
+            async with asyncio.timeout_at(self._output_until) as self._patience:
+                await self.caller.output(channel, payload)
+        except (ConnectionError, TimeoutError):
+            self.dropped = True
+            self.cancel()
 
     def _node_lost(self) -> None:
         self._wait_for_caller(LAST_OUTPUT_SECONDS)
@@ -217,12 +223,15 @@ class Calls:
 
     async def _perform(self, running: RunningCall) -> Outcome:
         started = time.monotonic()
+        # What stands in the trail if something of ours fails in a way that nobody thought of.
+        outcome = _failure(running, CallFailed("the gateway failed during the call"), 0)
         try:
             answer = await self._follow(running)
             outcome = _outcome(running, answer, _since(started))
         except HermesNodesError as error:
             outcome = _failure(running, error, _since(started))
-        self._append_row(running, outcome)
+        finally:
+            self._append_row(running, outcome)
         if self.settings.audit_fsync == "always":
             await asyncio.to_thread(self._trail.sync)
         return outcome
@@ -307,6 +316,8 @@ def _outcome(running: RunningCall, answer: Answer, duration_ms: int) -> Outcome:
         raise _node_error(running, ERROR_NAMES.get(answer.code, "failed"), answer.detail or answer.reason)
     if answer.error or (isinstance(answer, ExecResult) and answer.exit_code < 0):
         raise _node_error(running, answer.error or "failed", answer.error_detail)
+    if isinstance(answer, ExecResult) and answer.exit_code > MAX_EXIT_CODE:
+        raise _node_error(running, "failed", f"an exit code of {answer.exit_code}, which no command has")
     common = {"request_id": running.request.id, "node": running.node, "duration_ms": duration_ms}
     ended = _ended(running, answer)
     match answer:
@@ -317,14 +328,21 @@ def _outcome(running: RunningCall, answer: Answer, duration_ms: int) -> Outcome:
                 "truncated": answer.truncated,
             }
         case ReadResult():
-            facts = {"size_bytes": answer.size_bytes, "sha256": answer.sha256}
+            facts = {"size_bytes": answer.size_bytes, "sha256": printable(answer.sha256)}
         case WriteResult():
-            facts = {"bytes_written": answer.bytes_written, "sha256": answer.sha256}
+            facts = {"bytes_written": answer.bytes_written, "sha256": printable(answer.sha256)}
         case _:
             facts = {}
-    status = ended.call_status if ended else answer.status
+    status = ended.call_status if ended else _status(answer)
     error = ended.to_wire() if ended else None
     return msgspec.convert({**common, **facts, "status": status, "error": error}, Outcome)
+
+
+def _status(answer: Result) -> str:
+    """`ok` or `error`; for a command its exit code decides, whatever its node calls it."""
+    if isinstance(answer, ExecResult):
+        return "error" if answer.exit_code else "ok"
+    return answer.status
 
 
 def _ended(running: RunningCall, answer: Answer) -> HermesNodesError | None:
@@ -340,7 +358,7 @@ def _ended(running: RunningCall, answer: Answer) -> HermesNodesError | None:
 
 
 def _node_error(running: RunningCall, name: str, detail: str | None) -> HermesNodesError:
-    said = printable(detail or name.replace("_", " "))
+    said = printable(detail or name.replace("_", " "), MAX_DETAIL)
     if name == "busy":
         return Busy(running.node, MAX_CALLS)
     if name == "unsupported":

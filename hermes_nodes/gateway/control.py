@@ -43,7 +43,9 @@ _RECORD_OVERHEAD = 64
 _T = TypeVar("_T")
 _ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+# Up to what every JSON reader takes for a whole number (RFC 8259 section 6).
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class ExecBody(msgspec.Struct, tag_field="call", tag="exec", forbid_unknown_fields=True):
@@ -95,7 +97,7 @@ class WriteBody(msgspec.Struct, tag_field="call", tag="write", forbid_unknown_fi
     path: str
     mode: Literal["overwrite", "create", "append"] = "overwrite"
     perm: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] | None = None
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    size_bytes: Size | None = None
     content_b64: bytes | None = None
 
     def request(self) -> Request:

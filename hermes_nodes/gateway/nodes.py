@@ -151,7 +151,7 @@ class NodesEndpoint:
             # No row: an attacker must not be able to fill the trail.
             wrong = refusal.reply.reason == "invalid_token"
             return handshake.invalid_token(refusal.true_reason, locked_out=True) if wrong else refusal
-        self._trail.append(
+        self._append(
             action="auth",
             status="denied",
             node=handshake.claimed_name,
@@ -221,16 +221,19 @@ class NodesEndpoint:
         log.info("node %r disconnected: %s", session.name, reason)
 
     def _row(self, action: str, session: Session, *, error: str | None) -> None:
+        self._append(
+            action=action,
+            status="ok",
+            node=session.name,
+            pairing_id=session.pairing_id,
+            session_id=session.id,
+            remote_addr=session.remote_addr,
+            error=error,
+        )
+
+    def _append(self, **fields: object) -> None:
         try:
-            self._trail.append(
-                action=action,
-                status="ok",
-                node=session.name,
-                pairing_id=session.pairing_id,
-                session_id=session.id,
-                remote_addr=session.remote_addr,
-                error=error,
-            )
+            self._trail.append(**fields)
         except AuditUnwritable as unwritable:
             # A node that comes or goes is nobody's act: the log says what the trail can't.
             log.error("%s", unwritable.message)  # noqa: TRY400 - the sentence is enough

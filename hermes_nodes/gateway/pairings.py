@@ -7,6 +7,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from hermes_nodes import operations
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
-from hermes_nodes.errors import HermesNodesError
+from hermes_nodes.errors import HermesNodesError, Unavailable, UnknownNode
 from hermes_nodes.protocol.handshake import Credentials
 from hermes_nodes.tokens import Pairing, Seen, TokenStore
 
@@ -84,14 +85,33 @@ class Pairings:
         return await self._change(apply, operations.pair, self._trail, request, actor)
 
     async def revoke(self, name: str, actor: str) -> Pairing:
-        revoked = await self._change(
+        await self._save_quietly()
+        try:
+            revoked = await self._revoke(name, actor)
+        except UnknownNode:
+            raise
+        except HermesNodesError as error:
+            # A store that can't be written must not keep a stolen token alive: here it is gone at once.
+            self._forget(name)
+            raise Unavailable(
+                f"{name!r} is shut out for now, but that could not be saved: {error.message}",
+                "mend that and revoke it again before this gateway stops",
+            ) from error
+        return revoked.noted()
+
+    async def _save_quietly(self) -> None:
+        """What was seen of a pairing is of interest after its end, too; but that does not hang on it."""
+        with suppress(HermesNodesError):
+            await self.save_seen()
+
+    async def _revoke(self, name: str, actor: str) -> operations.Revocation:
+        return await self._change(
             lambda revoked: self._forget(revoked.pairing.name),
             operations.revoke,
             self._trail,
             name,
             actor,
         )
-        return revoked.noted()
 
     def saw(self, name: str, seen: Seen) -> None:
         """A node has shown itself: known here at once, and in the store with the next batch."""

@@ -7,16 +7,24 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 
-from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, ClientWSTimeout, Fingerprint
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientSession,
+    ClientWebSocketResponse,
+    ClientWSTimeout,
+    Fingerprint,
+)
 
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.errors import ProtocolViolation, SettingsError
 from hermes_nodes.link import CLOSE_GRACE
 from hermes_nodes.node.config import NodeConfig
 from hermes_nodes.node.runner import Runner
-from hermes_nodes.node.session import NodeSession, SessionEnded, log_in
+from hermes_nodes.node.session import MAX_REASON, NodeSession, SessionEnded, log_in
 from hermes_nodes.protocol.handshake import Refused
 from hermes_nodes.protocol.messages import LIMIT_STREAM
+from hermes_nodes.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +160,8 @@ class NodeAgent:
             return error.message
         except TimeoutError:
             return "the gateway does not answer"
-        except (ClientError, OSError) as error:
-            return str(error) or type(error).__name__
+        except (ClientError, OSError, UnicodeError) as error:
+            return _network_reason(error)
         return "the session ended"
 
     async def _dial(self, http: ClientSession) -> ClientWebSocketResponse[bool]:
@@ -190,6 +198,13 @@ class NodeAgent:
         self._runners.discard(runner)
 
 
+def _network_reason(error: Exception) -> str:
+    if isinstance(error, ClientConnectorError):  # its own sentence speaks of TLS where there is none
+        why = error.os_error.strerror or error.os_error
+        return f"can't connect to {error.host}:{error.port}: {why}"
+    return str(error) or type(error).__name__
+
+
 _REFUSALS = {
     "invalid_token": "the gateway does not accept this node's token: it is wrong, revoked or expired; "
     "pair the node again and `hermes-nodes node join` with the new token",
@@ -200,7 +215,7 @@ _REFUSALS = {
 
 
 def _refusal(refusal: Refused) -> str:
-    reason = refusal.reply.reason
+    reason = printable(refusal.reply.reason, MAX_REASON)
     return _REFUSALS.get(reason, f"the gateway refused this node: {reason}")
 
 

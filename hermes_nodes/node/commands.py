@@ -38,7 +38,8 @@ class ExecCall:
         environment = command_environment(request.id, request.env or {})
         cwd = _directory(environment["HOME"], request.cwd)
         if cwd is None:
-            return failure(request, "file_not_found", f"there is no directory {request.cwd} to run in")
+            wanted = os.path.join(environment["HOME"], request.cwd or "")
+            return failure(request, "file_not_found", f"there is no directory {wanted} to run in")
         argv = request.argv or shell_command(request.command or "")
         try:
             command = Command.start(request.id, argv, cwd=cwd, environment=environment)

@@ -139,11 +139,20 @@ def check_name(text: str) -> str:
     return name
 
 
+#: What a token of ours looks like: its beginning, and how long it is. The older system's are others.
+_OURS, _OUR_LENGTH = "hnt_", 47
+
+
 def check_token(text: str) -> str:
     """``text`` if it can be a pairing token, stripped; the error never shows it."""
     token = text.strip()
     if not re.fullmatch(f"[!-~]{{1,{_MAX_FIELD}}}", token):
         raise UsageError("that is not a pairing token", "`hermes-nodes pair NAME` makes one")
+    if token.startswith(_OURS) and len(token) != _OUR_LENGTH:
+        raise UsageError(
+            f"the token has {len(token)} characters, not {_OUR_LENGTH}",
+            "copy all of what `pair` has printed",
+        )
     return token
 
 

@@ -29,6 +29,7 @@ from hermes_nodes.protocol.messages import (
     timestamp,
 )
 from hermes_nodes.protocol.stream import Budget, Stream
+from hermes_nodes.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ HANDSHAKE_SECONDS = 15.0
 #: Seconds of silence after which we ping, and after which the gateway counts as gone.
 PING_AFTER = 30.0
 DEAD_AFTER = 60.0
+#: Characters of what the gateway says that go into the log.
+MAX_REASON = 200
+#: Messages that may wait for the gateway to read.
+MAX_BACKLOG = 4096
 #: Bytes that all incoming channels together may let be under way beyond their first windows.
 WINDOW_BUDGET = 8 * 1024 * 1024
 
@@ -45,8 +50,8 @@ class SessionEnded(Exception):
     """A session that is over, with the reason that the gateway gave."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = printable(reason, MAX_REASON)
+        super().__init__(self.reason)
 
 
 class NodeSession:
@@ -73,6 +78,8 @@ class NodeSession:
         try:
             while True:
                 self._receive(await self._next_frame())
+                if self._stream.backlog > MAX_BACKLOG:
+                    raise ProtocolViolation("the gateway does not read what it asks for")
         except ProtocolViolation as error:
             self._link.close(error.close_code)
             raise

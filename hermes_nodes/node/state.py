@@ -2,11 +2,11 @@
 
 import json
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from hermes_nodes.protocol.messages import timestamp
+from hermes_nodes.clock import timestamp
+from hermes_nodes.disk import write_atomically
 
 
 class StateFile:
@@ -17,10 +17,8 @@ class StateFile:
 
     def write(self, state: str, detail: str) -> None:
         facts = {"state": state, "detail": detail, "pid": os.getpid(), "since": timestamp()}
-        temporary = self._path.with_name(f".status-{uuid.uuid4().hex}")
         with suppress(OSError):  # a full disk must not end the node
-            temporary.write_text(json.dumps(facts))
-            temporary.replace(self._path)
+            write_atomically(self._path, json.dumps(facts).encode())
 
     def read(self) -> dict[str, object] | None:
         """What the node last said; None if none has run, or it is gone."""
@@ -29,6 +27,6 @@ class StateFile:
             os.kill(facts["pid"], 0)
         except PermissionError:
             pass  # it is there, under another user
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         return facts if isinstance(facts, dict) and facts.get("state") != "stopped" else None

@@ -158,7 +158,7 @@ class Exec(Message, frozen=True, kw_only=True, tag="exec"):
     argv: list[str] | None = None
     cwd: str | None = None
     env: dict[str, str] | None = None
-    timeout_ms: int | None = None
+    timeout_ms: Count | None = None
     stdin: bool = False
     pty: Pty | None = None
     session: str | None = None
@@ -247,7 +247,7 @@ class Result(Message, frozen=True, kw_only=True):
 
     id: CallId
     status: CallStatus
-    error: str | None = None
+    error: Short | None = None
     error_detail: str | None = None
 
 
@@ -259,7 +259,7 @@ class ExecResult(Result, frozen=True, kw_only=True, tag="exec_result"):
     stderr: str = ""
     duration_ms: Count = 0
     truncated: bool = False
-    signal: str | None = None
+    signal: Short | None = None
     job: str | None = None
 
 
@@ -277,12 +277,12 @@ class ExecChunk(Message, frozen=True, kw_only=True, tag="exec_chunk"):
 class ReadResult(Result, frozen=True, kw_only=True, tag="read_result"):
     content_b64: str = ""
     size_bytes: Count = 0
-    sha256: str | None = None
+    sha256: Short | None = None
 
 
 class WriteResult(Result, frozen=True, kw_only=True, tag="write_result"):
     bytes_written: Count = 0
-    sha256: str | None = None
+    sha256: Short | None = None
 
 
 class SessionListResult(Result, frozen=True, kw_only=True, tag="session_list_result"):
@@ -368,6 +368,21 @@ Request = (
     | JobWait
     | JobKill
 )
+# What each request is answered with, where it is not refused with an `error`.
+_ANSWERS: dict[type[Message], type[Result]] = {
+    Exec: ExecResult,
+    Read: ReadResult,
+    Write: WriteResult,
+    SessionList: SessionListResult,
+    SessionReset: SessionResetResult,
+    Stat: StatResult,
+    ListDir: ListDirResult,
+    MakeDir: MakeDirResult,
+    JobList: JobListResult,
+    JobRead: JobReadResult,
+    JobWait: ExecResult,
+    JobKill: JobKillResult,
+}
 FromNode = Answer | ExecChunk | Error | Ping | Pong | Bye | Window
 FromGateway = Request | Cancel | Resize | RateLimit | Ping | Pong | Bye | Window
 
@@ -396,6 +411,13 @@ _FAMILIES: dict[type[Message], str] = {
     JobWait: "jobs",
     JobKill: "jobs",
 }
+
+
+def is_answer(request: Request, answer: Result) -> bool:
+    """Whether a request may be answered so; only a detached command is `started`."""
+    is_started = answer.status == "started"
+    is_detached = isinstance(request, Exec) and request.detach
+    return isinstance(answer, _ANSWERS[type(request)]) and is_started == is_detached
 
 
 def needed_capabilities(request: Request) -> list[str]:

@@ -146,6 +146,11 @@ class Stream(Generic[_Peer]):
         self._ready.clear()
 
     @property
+    def backlog(self) -> int:
+        """Messages that wait to be written."""
+        return len(self._control)
+
+    @property
     def idle(self) -> bool:
         return not self._calls
 

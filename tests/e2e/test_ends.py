@@ -49,7 +49,7 @@ def interrupt(running: Background) -> None:
 ENDS = {
     "killed": End((), lambda running: running.process.kill(), -signal.SIGKILL),
     "interrupted": End((), interrupt, 130),
-    "timed out": End(("--timeout", "1s"), lambda _: None, 124),
+    "timed out": End(("--timeout", "600ms"), lambda _: None, 124),
 }
 STATUS = {"killed": "cancelled", "interrupted": "cancelled", "timed out": "timeout"}
 

@@ -59,18 +59,30 @@ def test_a_node_is_back_by_itself_after_its_gateway_was(own: Home) -> None:
                 assert own.ok("exec", "laptop", "echo again") == "again\n"
 
 
-def test_commands_of_a_gateway_that_was_killed_are_ended(own: Home) -> None:
+def test_commands_of_a_gateway_that_was_killed_are_ended_though_the_node_is_stopped_meanwhile(
+    own: Home,
+) -> None:
+    gentle, deaf = [
+        f"{trap} echo $HERMES_NODES_CALL; sleep 1000; sleep 1000" for trap in ("", "trap '' INT TERM;")
+    ]
     with (
         own.gateway() as gateway,
-        own.node(gateway, "laptop", settings=QUICK),
-        own.start("exec", "laptop", "echo $HERMES_NODES_CALL; sleep 1000") as running,
+        own.node(gateway, "laptop", settings=QUICK) as node,
+        own.start("exec", "laptop", gentle) as soft,
+        own.start("exec", "laptop", deaf) as hard,
+        Watched(processes_of(soft.line().strip())) as soft_tree,
+        Watched(processes_of(hard.line().strip())) as hard_tree,
     ):
-        call_id = running.line().strip()
-        with Watched(processes_of(call_id)) as watched:
-            gateway.process.kill()
+        gateway.process.kill()
+        for running in (soft, hard):
             code, _, stderr = running.end()
-            assert watched.living(within=4) == 0
-        assert (code, stderr[:21]) == (75, b"hermes-nodes: error: ")
+            assert (code, stderr[:21]) == (75, b"hermes-nodes: error: ")
+        assert soft_tree.living(within=4) == 0
+        # The gentle end of the other one has begun, in a session that is gone.
+        assert hard_tree.living() > 0
+        node.process.terminate()
+        assert node.process.wait(4) == 0
+        assert hard_tree.living() == 0
 
 
 def test_a_node_with_a_wrong_token_keeps_trying_and_says_why(own: Home) -> None:
@@ -94,41 +106,21 @@ def test_a_node_whose_gateway_is_not_there_says_so(home: Home) -> None:
     assert node_status(home, folder)["state"] == "not running"
 
 
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [("obedient", "sleep 1000"), ("deaf", "trap '' INT TERM; sleep 1000; sleep 1000")],
-)
-def test_a_node_that_is_stopped_leaves_no_process_behind(
-    home: Home, gateway: GatewayProcess, name: str, command: str
-) -> None:
+def test_a_node_that_is_stopped_leaves_no_process_behind(home: Home, gateway: GatewayProcess) -> None:
     with (
-        home.node(gateway, name) as node,
-        home.start("exec", name, f"echo $HERMES_NODES_CALL; {command}") as running,
-        home.rows(action="disconnect", node=name) as rows,
+        home.node(gateway, "mortal") as node,
+        home.start("exec", "mortal", "echo $HERMES_NODES_CALL; sleep 1000") as soft,
+        home.start("exec", "mortal", "trap '' INT TERM; echo $HERMES_NODES_CALL; sleep 1000") as hard,
+        home.rows(action="disconnect", node="mortal") as rows,
     ):
-        call_id = running.line().strip()
-        with Watched(processes_of(call_id)) as watched:
+        calls = [running.line().strip() for running in (soft, hard)]
+        with Watched(pid for call in calls for pid in processes_of(call)) as watched:
             node.process.terminate()
             assert node.process.wait(4) == 0
             assert watched.living() == 0
-        assert processes_of(call_id) == set()
+        assert [processes_of(call) for call in calls] == [set(), set()]
         assert next(rows)["error"] == "bye node_shutdown"
-        assert running.end()[0] == 75
-
-
-def test_a_node_that_was_stopped_while_it_ended_old_commands_leaves_none(own: Home) -> None:
-    """Its session is gone and the gentle end of its command has begun when the stop comes."""
-    with own.gateway() as gateway, own.node(gateway, "laptop", settings=QUICK) as node:
-        deaf = "trap '' INT TERM; echo $HERMES_NODES_CALL; sleep 1000; sleep 1000"
-        with own.start("exec", "laptop", deaf) as running:
-            call_id = running.line().strip()
-            with Watched(processes_of(call_id)) as watched:
-                gateway.process.kill()
-                running.end()
-                assert watched.living(within=0.3) > 0
-                node.process.terminate()
-                assert node.process.wait(4) == 0
-                assert watched.living() == 0
+        assert [running.end()[0] for running in (soft, hard)] == [75, 75]
 
 
 async def test_a_node_that_was_replaced_while_it_was_busy_stays_away(

@@ -12,6 +12,7 @@ import pytest
 from tests.harness import Home
 from tests.support import in_background
 
+TALKATIVE = 'log_level = "debug"\nbackoff_initial = 0.1'
 #: Where other users of the machine would look.
 SHARED = ("log", "trail", "node trail", "node state", "command output", "process list")
 
@@ -49,9 +50,7 @@ def everything_once(home: Home) -> Iterator[dict[str, bytes]]:
         note(home.run("pair", "laptop"))
         note(home.run("list", "--json", "--all"))
         note(home.run("status", "--json"))
-        with home.node(
-            gateway, "laptop", token=tokens[1], allow=[home.folder], settings='log_level = "debug"'
-        ) as node:
+        with home.node(gateway, "laptop", token=tokens[1], allow=[home.folder], settings=TALKATIVE) as node:
             note(home.run("exec", "laptop", "env; set; cat /proc/$PPID/environ | tr '\\0' '\\n'; ps auxww"))
             note(home.run("read", "laptop", "/etc/shadow"))
             config = {"HERMES_NODE_CONFIG": str(node.folder / "config.toml")}
@@ -61,7 +60,7 @@ def everything_once(home: Home) -> Iterator[dict[str, bytes]]:
             with home.rows(action="auth") as rows:
                 next(rows)  # its next login fails
         # A token that has been taken back, and one that nobody has given out, both refused.
-        stale = home.join(gateway.url, "stale", tokens[0])
+        stale = home.join(gateway.url, "stale", tokens[0], settings=TALKATIVE)
         with home.rows(action="auth") as rows, home.node_run(stale):
             next(rows)
         for config_name, text in (("broken", f'[node]\ntoken = "{tokens[1]}\nname'), ("wide", "")):
