@@ -45,6 +45,8 @@ class ExecCall:
             command = Command.start(request.id, argv, cwd=cwd, environment=environment)
         except OSError as error:
             return await self._not_run(argv[0], error)
+        except ValueError as error:  # a NUL character, or a variable's name that is none
+            return failure(request, "bad_request", f"the command can't be started: {error}")
         return await self._follow(command)
 
     async def _follow(self, command: Command) -> ExecResult:
