@@ -6,43 +6,38 @@
 
 import json
 import os
-import select
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
+from hermes_nodes.call_connection import (
+    RECEIVE_BYTES,
+    CallConnection,
+    Content,
+    Json,
+    Output,
+    checked_answer,
+    response_head,
+)
 from hermes_nodes.config import control_socket_path
 from hermes_nodes.errors import (
     CallFailed,
     ForeignUser,
     GatewayLost,
     GatewayNotRunning,
-    HermesNodesError,
     UsageError,
     from_wire,
 )
-from hermes_nodes.protocol import control
 
 if TYPE_CHECKING:
     import hashlib
 
 #: Seconds for a request other than a call.
 REQUEST_SECONDS = 30.0
-#: Seconds without a sign of life from the gateway, which gives one every second, until it counts as gone.
-SILENCE_SECONDS = 30.0
 #: Bytes of each stream that `exec` keeps.
 KEEP_BYTES = 16 * 1024 * 1024
-#: Bytes that may be sent on a channel before the gateway has granted more.
-_FIRST_WINDOW = 256 * 1024
-#: Bytes sent in one frame: one record of the node protocol.
-_PIECE = 126 * 1024
-_RECEIVE = 512 * 1024
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-
-Json = dict[str, object]
-Output = Callable[[int, memoryview], object]
-Content = bytes | Iterable[bytes] | int
+_STDOUT, _STDERR = 1, 2
 
 
 class ExecResult(NamedTuple):
@@ -211,7 +206,7 @@ class Client:
         Raises what the answer says went wrong, unless it is a command's own end.
         """
         with self._connect() as sock:
-            connection = _CallConnection(sock, output, content, watch=watch, interrupt=interrupt, sent=sent)
+            connection = CallConnection(sock, output, content, watch=watch, interrupt=interrupt, sent=sent)
             answer = connection.run(_encoded(body))
         error = answer.get("error")
         if isinstance(error, dict) and answer.get("status") not in ("timeout", "cancelled"):
@@ -244,12 +239,12 @@ class Client:
             sock.settimeout(REQUEST_SECONDS)
             try:
                 sock.sendall(head.encode("ascii") + content)
-                status, rest = _response_head(sock)
-                while piece := sock.recv(_RECEIVE):
+                status, rest = response_head(sock)
+                while piece := sock.recv(RECEIVE_BYTES):
                     rest += piece
             except OSError as error:
                 raise GatewayLost from error
-        return _checked(status, rest)
+        return checked_answer(status, rest)
 
 
 def _encoded(body: Json) -> bytes:
@@ -346,172 +341,3 @@ def _sha256() -> "hashlib._Hash":
 
 def _whole(value: object) -> int:
     return value if isinstance(value, int) else 0
-
-
-def _pieces(content: bytes | Iterable[bytes]) -> Iterator[memoryview]:
-    """Content in pieces that fit a frame."""
-    blocks = [content] if isinstance(content, bytes) else content
-    views = (memoryview(block) for block in blocks)
-    return (view[at : at + _PIECE] for view in views for at in range(0, len(view), _PIECE))
-
-
-def _response_head(sock: socket.socket) -> tuple[int, bytes]:
-    """The status of an HTTP response, and what came behind its head."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        piece = sock.recv(_RECEIVE)
-        if not piece:
-            raise GatewayLost
-        received += piece
-    head, _, rest = received.partition(b"\r\n\r\n")
-    return int(head.split(b" ", 2)[1]), rest
-
-
-def _checked(status: int, content: bytes) -> Json:
-    """The JSON of a response; raises the error that it carries."""
-    try:
-        answer = json.loads(content)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise HermesNodesError(f"the gateway answered with HTTP {status} and no JSON")
-    error = answer.get("error")
-    if isinstance(error, dict):
-        raise from_wire(error)
-    return answer
-
-
-class _CallConnection:
-    """One call's upgraded connection, seen from the caller."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        output: Output,
-        content: Content | None,
-        *,
-        watch: Sequence[int],
-        interrupt: int | None,
-        sent: Callable[[memoryview], object],
-    ) -> None:
-        self._sock = sock
-        self._sent = sent
-        self._output = output
-        #: Where input is read from, or what it is taken from; at most one of the two is left.
-        self._input_fd = content if isinstance(content, int) else None
-        self._pieces = None if content is None or isinstance(content, int) else _pieces(content)
-        self._credit = _FIRST_WINDOW
-        self._reader = control.FrameReader()
-        self._answer: Json | None = None
-        self._watch = watch
-        self._interrupt = interrupt
-
-    def run(self, request: bytes) -> Json:
-        head = (
-            "POST /v1/call HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Connection: Upgrade\r\nUpgrade: {control.UPGRADE}\r\nContent-Length: {len(request)}\r\n\r\n"
-        )
-        self._send(head.encode("ascii") + request)
-        try:
-            status, rest = _response_head(self._sock)
-        except OSError as error:
-            raise GatewayLost from error
-        if status != 101:  # noqa: PLR2004 - Switching Protocols
-            _checked(status, rest)
-            raise HermesNodesError(f"the gateway answered a call with HTTP {status}")
-        self._take(rest)
-        while self._answer is None:
-            self._send_pieces()
-            self._wait()
-        return self._answer
-
-    # -- waiting --
-
-    def _wait(self) -> None:
-        """Wait for the gateway, for input, for the user, or for a reader to leave."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        for fd in self._watch:
-            poll.register(fd, 0)
-        if self._interrupt is not None:
-            poll.register(self._interrupt, select.POLLIN)
-        if self._input_fd is not None and self._credit >= _PIECE:
-            poll.register(self._input_fd, select.POLLIN)
-        events = dict(poll.poll(SILENCE_SECONDS * 1000))
-        if not events:
-            raise GatewayLost
-        self._handle(events)
-
-    def _handle(self, events: dict[int, int]) -> None:
-        if self._interrupt in events:
-            self._interrupt = None
-            self._input_ended()
-            self._send(control.frame(control.CANCEL))
-        if self._sock.fileno() in events:
-            self._receive()
-        elif any(events.get(fd, 0) & (select.POLLERR | select.POLLHUP) for fd in self._watch):
-            raise BrokenPipeError
-        if self._input_fd in events:
-            self._read_input()
-
-    # -- from the gateway --
-
-    def _receive(self) -> None:
-        try:
-            data = self._sock.recv(_RECEIVE)
-        except OSError as error:
-            raise GatewayLost from error
-        if not data:
-            raise GatewayLost
-        self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        try:
-            for frame in self._reader.feed(data):
-                self._take_frame(frame)
-        except control.FrameTooLargeError as error:
-            raise HermesNodesError(
-                "the gateway sent something that this client does not understand",
-                "compare `hermes-nodes --version` with `hermes-nodes status`",
-            ) from error
-
-    def _take_frame(self, frame: control.ControlFrame) -> None:
-        if frame.kind == control.DATA:
-            self._output(frame.channel, frame.payload)
-        elif frame.kind == control.WINDOW:
-            self._credit += control.window_size(frame.payload)
-        elif frame.kind == control.ANSWER:
-            self._answer = json.loads(bytes(frame.payload))
-
-    # -- to the gateway --
-
-    def _read_input(self) -> None:
-        if self._input_fd is None or self._answer is not None:
-            return
-        self._send_input(memoryview(os.read(self._input_fd, _PIECE)))
-
-    def _send_pieces(self) -> None:
-        while self._pieces is not None and self._credit >= _PIECE and self._answer is None:
-            self._send_input(next(self._pieces, memoryview(b"")))
-
-    def _send_input(self, piece: memoryview) -> None:
-        """Send a piece of channel 0, or its end."""
-        if piece:
-            self._credit -= len(piece)
-            self._sent(piece)
-            self._send(control.header(control.DATA, len(piece), _STDIN), piece)
-        else:
-            self._input_ended()
-            self._send(control.frame(control.END, channel=_STDIN))
-
-    def _input_ended(self) -> None:
-        self._input_fd = None
-        self._pieces = None
-
-    def _send(self, *parts: bytes | memoryview) -> None:
-        try:
-            for part in parts:
-                self._sock.sendall(part)
-        except OSError:
-            # The gateway has answered and closed, which ends the input: its words are still to be read.
-            self._input_ended()

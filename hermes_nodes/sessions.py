@@ -3,7 +3,6 @@
 No sockets here: a Session is fed frames and gives frames; its Link writes them and closes.
 """
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -11,9 +10,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, assert_never
 
+from hermes_nodes.calls import Answer, Call
 from hermes_nodes.errors import (
     Busy,
-    HermesNodesError,
     NodeDisconnected,
     ProtocolViolation,
     Unsupported,
@@ -45,14 +44,10 @@ from hermes_nodes.protocol.messages import (
 from hermes_nodes.protocol.stream import STDERR, STDIN, STDOUT, Budget, Source, Stream
 from hermes_nodes.text import printable
 
-Answer = Result | Error
-
 #: Characters of a node's own words that go on to the log and the trail.
 MAX_REASON = 200
 
 
-#: Pieces of output below this many bytes are joined while they wait for their caller.
-SMALL_PIECE = 4096
 #: Messages that may wait for a node to read; it can ask for a hundred a second.
 MAX_BACKLOG = 4096
 
@@ -92,96 +87,6 @@ class Link(Protocol):
 
     def close(self, code: int, last: Callable[[], Frame] | None = None) -> None:
         """Send a last frame, close with that code, and cut a peer that does not answer."""
-
-
-class Call:
-    """One call on its way: output as it comes, then the final answer."""
-
-    def __init__(self, session: "Session", request: Request) -> None:
-        self.request = request
-        self.session = session
-        self.cancelled = False
-        #: Called when it is known that no answer of the node will come.
-        self.on_failed: Callable[[], None] | None = None
-        self.abandoned = False
-        self._output: deque[tuple[int, memoryview]] = deque()
-        self._answer: Answer | HermesNodesError | None = None
-        self._news = asyncio.Event()
-
-    @property
-    def id(self) -> str:
-        return self.request.id
-
-    def feed(self, channel: int, payload: memoryview) -> None:
-        """Output from the node; empty at the end of its channel."""
-        if self.abandoned:
-            self.took(channel, len(payload))
-            return
-        self._output.append((channel, self._joined(channel, payload)))
-        self._news.set()
-
-    def _joined(self, channel: int, payload: memoryview) -> memoryview:
-        """A small piece together with the small one before it, which is taken back.
-
-        A window counts bytes, and a record of one byte costs us a hundred.
-        """
-        if not self._output or not 0 < len(payload) < SMALL_PIECE:
-            return payload
-        last_channel, last = self._output[-1]
-        if last_channel != channel or not 0 < len(last) < SMALL_PIECE:
-            return payload
-        self._output.pop()
-        return memoryview(bytes(last) + bytes(payload))
-
-    def finish(self, answer: Answer | HermesNodesError) -> None:
-        """The final answer, or the reason why there is none."""
-        if self._answer is None:
-            self._answer = answer
-            self._news.set()
-            if isinstance(answer, HermesNodesError) and self.on_failed is not None:
-                self.on_failed()
-
-    @property
-    def finished(self) -> bool:
-        return self._answer is not None
-
-    async def next_output(self) -> tuple[int, memoryview] | None:
-        """The next piece of output; None when all has come and the answer is there."""
-        while not self._output:
-            if self._answer is not None:
-                return None
-            self._news.clear()
-            await self._news.wait()
-        return self._output.popleft()
-
-    def took(self, channel: int, size: int) -> None:
-        """The caller has passed on ``size`` bytes of a channel."""
-        self.session.took(self, channel, size)
-
-    def input_ready(self) -> None:
-        """The caller's input has something to pull."""
-        self.session.input_ready(self)
-
-    def cancel(self) -> None:
-        """Ask the node to end this call; its answer still comes."""
-        if not self.cancelled and not self.finished:
-            self.cancelled = True
-            self.session.cancel(self)
-
-    def abandon(self) -> None:
-        """Nobody waits any more: what still comes is dropped, and credited so that the node can end."""
-        self.abandoned = True
-        while self._output:
-            channel, payload = self._output.popleft()
-            self.took(channel, len(payload))
-
-    def result(self) -> Answer:
-        """The final answer; raises what ended the call without one."""
-        if self._answer is None:
-            raise asyncio.InvalidStateError("the call is still running")
-        if isinstance(self._answer, HermesNodesError):
-            raise self._answer
-        return self._answer
 
 
 class Session(ABC):

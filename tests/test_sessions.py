@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hermes_nodes.calls import Call
 from hermes_nodes.errors import Busy, CallTimeout, NodeDisconnected, ProtocolViolation, Unsupported
 from hermes_nodes.protocol.codec import Data, Frame, PlainCodec, RecordCodec
 from hermes_nodes.protocol.messages import (
@@ -35,7 +36,7 @@ from hermes_nodes.protocol.messages import (
     new_call_id,
 )
 from hermes_nodes.protocol.stream import INITIAL_WINDOW, STDERR, STDIN, STDOUT, Budget, Source, Stream
-from hermes_nodes.sessions import Call, RateExceeded, Session, SlidingSecond, StreamSession, TextSession
+from hermes_nodes.sessions import RateExceeded, Session, SlidingSecond, StreamSession, TextSession
 from tests.protocol.support import NAME, TOKEN, HandmadeNode, converse, gateway, logged_in
 
 LIMIT = 100

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from hermes_nodes.audit import AuditLog, summarise_command
+from hermes_nodes.calls import Answer, Call
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import (
     Busy,
@@ -40,7 +41,6 @@ from hermes_nodes.protocol.messages import (
 )
 from hermes_nodes.protocol.stream import Source
 from hermes_nodes.registry import NodeRegistry
-from hermes_nodes.sessions import Answer, Call
 from hermes_nodes.text import printable
 
 #: Seconds that a node gets to end a call and say so: it kills after 5 and answers then.

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from hermes_nodes.client import Json
+from hermes_nodes.call_connection import Json
 from hermes_nodes.errors import CallFailed, Unsupported, from_wire
 from hermes_nodes.gateway import Gateway, calls
 from hermes_nodes.protocol import control

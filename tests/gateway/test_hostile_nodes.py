@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from hermes_nodes.client import Json
+from hermes_nodes.call_connection import Json
 from hermes_nodes.errors import Busy, CallFailed, NodeDisconnected, UsageError
 from hermes_nodes.gateway import Gateway
 from hermes_nodes.protocol.codec import Data
