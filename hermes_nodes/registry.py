@@ -38,6 +38,14 @@ class NodeRegistry:
         if self._sessions.get(session.name) is session:
             del self._sessions[session.name]
 
+    def change_rate_limit(self, limit: int) -> None:
+        """From now on, for whoever is connected as well."""
+        self.rate_limit = limit
+        for rate in self._call_rates.values():
+            rate.limit = limit
+        for session in self:
+            session.limit_messages(limit)
+
     def admit_call(self, session: Session, now: float) -> None:
         """Count a call to a pairing; raises RateLimited."""
         rate = self._call_rates.setdefault(session.pairing_id, SlidingSecond(self.rate_limit))

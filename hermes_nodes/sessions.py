@@ -171,6 +171,10 @@ class Session(ABC):
     def receive(self, frame: Frame) -> None:
         """One frame from the node; raises ProtocolViolation, which ends the session."""
 
+    def limit_messages(self, limit: int) -> None:
+        """How many messages of no call the node may send in a second."""
+        self._messages.limit = limit
+
     def rate_limit_notice(self) -> RateLimit:
         return RateLimit(
             reason="rate_limit_exceeded",

@@ -102,6 +102,16 @@ def test_a_hundred_calls_a_second_are_admitted_unless_it_is_set_otherwise() -> N
         registry.admit_call(one, 10.0)
 
 
+def test_a_changed_limit_holds_for_those_who_are_busy_as_well() -> None:
+    registry, one = NodeRegistry(rate_limit=3), session()
+    registry.register(one)
+    registry.admit_call(one, 10.0)
+    registry.change_rate_limit(1)
+    with pytest.raises(RateLimited, match="1 calls a second"):
+        registry.admit_call(one, 10.1)
+    assert one.rate_limit_notice().limit_per_second == 1
+
+
 def test_calls_are_counted_for_the_pairing_whatever_its_connection() -> None:
     registry = NodeRegistry(rate_limit=2)
     registry.admit_call(session(), 10.0)

@@ -195,7 +195,7 @@ class Gateway:
         if self._tls is not None:
             _load_certificate(self._tls, settings)
         self.settings = settings
-        self.registry.rate_limit = settings.rate_limit_per_node
+        self.registry.change_rate_limit(settings.rate_limit_per_node)
         for part in self._parts or ():
             part.settings = settings
         return waiting

@@ -15,6 +15,7 @@ import pytest
 
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.node import commands, runner
+from hermes_nodes.node.commands import ExecCall
 from hermes_nodes.node.config import NodeConfig
 from hermes_nodes.node.processes import Command
 from hermes_nodes.node.runner import Runner
@@ -183,10 +184,20 @@ async def test_a_command_longer_than_the_system_takes_is_said_so(calls: Calls) -
     assert result.exit_code == 126
 
 
-async def test_a_request_that_no_gateway_of_ours_would_send_is_answered_all_the_same(
-    calls: Calls, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("request_", [exec_("a\0b"), exec_("true", env={"A=B": "c"})], ids=["NUL", "name"])
+async def test_what_can_not_be_given_to_a_program_is_said_so(calls: Calls, request_: Exec) -> None:
+    result = await calls.run(request_)
+    assert (result.status, result.error, result.exit_code) == ("error", "bad_request", -1)
+
+
+async def test_a_fault_of_our_own_is_answered_all_the_same(
+    calls: Calls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = await calls.run(exec_("a\0b"))
+    async def fail(_: ExecCall) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ExecCall, "run", fail)
+    result = await calls.run(exec_("true"))
     assert (result.status, result.error) == ("error", "internal_error")
     assert "unexpectedly" in caplog.text
 
