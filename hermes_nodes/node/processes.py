@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from hermes_nodes.node.tree import ProcessTree
+
 #: The environment variable that marks a call's processes, so that those which left its process group
 #: are found as well. It holds the call's id.
 MARK = "HERMES_NODES_CALL"
@@ -110,7 +112,9 @@ class Command:
         self.stdout = stdout
         self.stderr = stderr
         self.exited = asyncio.Event()
-        self._call_id = call_id
+        mark = f"{MARK}={call_id}".encode()
+        has_proc = Path("/proc/self/environ").exists()
+        self._tree = ProcessTree(mark, process.pid, (stdout, stderr)) if has_proc else None
         _when_exited(process, self.exited.set)
 
     @classmethod
@@ -192,17 +196,10 @@ class Command:
                 os.kill(pid, sign)
 
     def _members(self) -> set[int]:
-        """The processes of this call that live: by mark, by group, by session."""
-        if not Path("/proc/self/environ").exists():
+        """The processes of this call that live."""
+        if self._tree is None:
             return self._group_members()
-        mark = f"{MARK}={self._call_id}".encode()
-        leader = self.process.pid
-        pids = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
-        # A group keeps its number as long as it has members. A process of that number after ours has
-        # ended is therefore a stranger, with a group of its own.
-        if self.exited.is_set() and leader in pids:
-            leader = 0
-        return {pid for pid in pids if _belongs(pid, mark, leader)}
+        return self._tree.members(leader_has_ended=self.exited.is_set())
 
     def _group_members(self) -> set[int]:
         """Where there is no /proc, all that can be seen is whether the group has members."""
@@ -228,21 +225,6 @@ def _group_of(pid: int) -> int | None:
     with suppress(ProcessLookupError):
         return os.getpgid(pid)
     return None
-
-
-def _belongs(pid: int, mark: bytes, leader: int) -> bool:
-    """Whether a process carries the mark, or is of the leader's group or session; zombies are not."""
-    try:
-        # pid (comm) state ppid pgrp session …; comm may hold anything, also parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        state, group, session = fields[0], int(fields[2]), int(fields[3])
-        if state in (b"Z", b"X"):
-            return False
-        if leader and leader in (group, session):
-            return True
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (OSError, ValueError, IndexError):
-        return False  # gone meanwhile, or another user's
 
 
 def _pipe() -> tuple[int, int]:

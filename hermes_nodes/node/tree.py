@@ -1,0 +1,100 @@
+"""The processes that a command has grown, wherever they have gone since: what `/proc` tells of them."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+
+class _Process(NamedTuple):
+    parent: int
+    group: int
+    session: int
+    #: Since the machine's start; together with the number it names one process for good.
+    started: int
+
+
+class ProcessTree:
+    """One call's processes on Linux.
+
+    A process is of the call if it carries the call's mark, is of the leader's group or session, can write
+    to the call's pipes, or has been started by one that is. Whoever clears its environment, leaves the
+    session, lets go of the pipes and loses its parent before the first look is not found.
+    """
+
+    def __init__(self, mark: bytes, leader: int, pipes: tuple[int, ...]) -> None:
+        self._mark = mark
+        self._leader = leader
+        self._pipes = {f"pipe:[{os.fstat(fd).st_ino}]" for fd in pipes}
+        # Found before: one whose parent has died meanwhile is still ours.
+        self._known: set[tuple[int, int]] = set()
+
+    def members(self, *, leader_has_ended: bool) -> set[int]:
+        """Those that live now; zombies do not."""
+        table = _table()
+        # A group keeps its number as long as it has members. A process of that number after ours has
+        # ended is therefore a stranger, with a group of its own.
+        leader = 0 if leader_has_ended and self._leader in table else self._leader
+        found = {pid for pid, process in table.items() if self._is_ours(pid, process, leader)}
+        found |= _descendants(found, table)
+        self._known = {(pid, table[pid].started) for pid in found}
+        return found
+
+    def _is_ours(self, pid: int, process: _Process, leader: int) -> bool:
+        if (pid, process.started) in self._known:
+            return True
+        if leader and leader in (process.group, process.session):
+            return True
+        return _is_marked(pid, self._mark) or self._holds_pipe(pid)
+
+    def _holds_pipe(self, pid: int) -> bool:
+        """Whether a process can write to our pipes; the node itself reads from them."""
+        with suppress(OSError):  # gone meanwhile, or another user's
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") in self._pipes and _is_writable(pid, fd):
+                    return True
+        return False
+
+
+def _is_writable(pid: int, fd: str) -> bool:
+    """From the open flags, which fdinfo gives in octal."""
+    with suppress(OSError, ValueError, IndexError):
+        info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+        flags = int(info.partition("flags:")[2].split()[0], 8)
+        return flags & os.O_ACCMODE != os.O_RDONLY
+    return False
+
+
+def _is_marked(pid: int, mark: bytes) -> bool:
+    with suppress(OSError):
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def _table() -> dict[int, _Process]:
+    """Every process that lives."""
+    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+    found = ((pid, _read(pid)) for pid in pids)
+    return {pid: process for pid, process in found if process is not None}
+
+
+def _read(pid: int) -> _Process | None:
+    try:
+        # pid (comm) state ppid pgrp session … starttime is the 22nd; comm may hold anything, also
+        # parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    if not fields or fields[0] in (b"Z", b"X"):
+        return None
+    return _Process(int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def _descendants(found: set[int], table: dict[int, _Process]) -> set[int]:
+    """Whatever has been started by those, at any remove."""
+    more = set(found)
+    while True:
+        children = {pid for pid, process in table.items() if process.parent in more} - more
+        if not children:
+            return more
+        more |= children

@@ -1,0 +1,62 @@
+"""Processes that try to get out of their call are found as long as something ties them to it."""
+
+import os
+
+import pytest
+
+from hermes_nodes.node.processes import QUICK_ESCALATION, Command, command_environment
+from hermes_nodes.node.tree import ProcessTree
+
+CALL = "5d0c5a5e-6f3c-4d6e-9a53-0d6c1b0c7f11"
+SLEEPER = "env -i setsid bash -c 'echo $$ >&3; exec sleep 1000'"
+
+
+def started(script: str) -> tuple[Command, int]:
+    """A running command, and the number that its escaping process writes to descriptor 3."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    argv = ["bash", "-c", f"exec 3>/proc/{os.getpid()}/fd/{writing}; {script}"]
+    command = Command.start(CALL, argv, cwd="/", environment=command_environment(CALL, {}))
+    with os.fdopen(reading) as lines:
+        number = int(lines.readline())
+    os.close(writing)
+    return command, number
+
+
+def lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        SLEEPER,
+        f"{SLEEPER} 2>/dev/null >/dev/null & wait",
+        f"({SLEEPER} &) ; sleep 1000",
+    ],
+    ids=["it holds the call's pipes", "its parent waits for it", "orphan with the call's pipes"],
+)
+async def test_a_process_without_mark_and_session_is_ended_with_its_call(script: str) -> None:
+    command, escaping = started(script)
+    try:
+        await command.end(lambda: QUICK_ESCALATION)
+        assert not lives(escaping)
+    finally:
+        os.close(command.stdout)
+        os.close(command.stderr)
+
+
+def test_whoever_only_reads_from_a_pipe_is_not_of_the_call() -> None:
+    reading, writing = os.pipe()
+    tree = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
+    try:
+        assert os.getpid() in tree.members(leader_has_ended=False)
+        os.close(writing)
+        tree = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
+        assert os.getpid() not in tree.members(leader_has_ended=False)
+    finally:
+        os.close(reading)
