@@ -22,10 +22,12 @@ from hermes_nodes.call_connection import (
 )
 from hermes_nodes.config import control_socket_path
 from hermes_nodes.errors import (
+    MAX_SHOWN,
     CallFailed,
     ForeignUser,
     GatewayLost,
     GatewayNotRunning,
+    UnknownNode,
     UsageError,
     from_wire,
 )
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Seconds for a request other than a call.
 REQUEST_SECONDS = 30.0
+#: Characters of a TARGET; the head of an HTTP request has room for no more.
+MAX_TARGET = 2000
 #: Bytes of each stream that `exec` keeps.
 KEEP_BYTES = 16 * 1024 * 1024
 _STDOUT, _STDERR = 1, 2
@@ -100,6 +104,8 @@ class Client:
         self, target: str | None = None, *, state: str | None = None, everything: bool = False
     ) -> list[Json]:
         """The nodes, with the keys of `list --json`; revoked ones if ``everything`` or asked for."""
+        if target is not None and len(target) > MAX_TARGET:
+            raise UsageError(f"a TARGET of {len(target)} characters is too long", "use a glob or a label")
         query = {"target": target, "state": state, "all": "1" if everything else None}
         values = {key: value for key, value in query.items() if value is not None}
         given = urlencode(values, errors="surrogateescape")
@@ -128,6 +134,8 @@ class Client:
 
     def revoke(self, name: str) -> Json:
         """End a pairing: its session is closed and its token is never admitted again."""
+        if len(name) > MAX_SHOWN:  # nor would HTTP take a path of any length
+            raise UnknownNode(name)
         return self._request("DELETE", f"/v1/pairings/{quote(name, safe='', errors='surrogateescape')}")
 
     # -- calls --

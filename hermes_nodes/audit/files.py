@@ -6,8 +6,10 @@ as older than all of ours and are put in order by when they were last written.
 """
 
 import contextlib
+import errno
 import os
 import re
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -49,9 +51,14 @@ def next_name(path: Path) -> Path:
 def open_if_there(path: Path) -> BinaryIO | None:
     """The file, for reading; None where there is none."""
     try:
-        return path.open("rb")
+        # Not to wait for whoever might write to it, if somebody has put a FIFO here.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(fd, "rb")
 
 
 def is_at(path: Path, fd: int) -> bool:

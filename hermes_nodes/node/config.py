@@ -115,6 +115,8 @@ def write(
         _store(real, {"node": node, "server": server}, replace=replace)
     except UnicodeEncodeError as error:
         raise UsageError(f"{error.object!r} is not valid Unicode, which TOML needs") from error
+    except ValueError as error:
+        raise SettingsError(f"{real} can't be carried over: {error}", "mend or move that file") from error
     except OSError as error:
         raise _unusable(real, "write", error) from error
 

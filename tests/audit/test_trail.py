@@ -245,3 +245,9 @@ def test_a_file_moved_away_and_back_is_not_read_again(path: Path) -> None:
                 write(log, number, number + 1)
             assert follower.take(57) == [*range(3, 60)]
     assert follower.rows.empty()
+
+
+def test_a_trail_that_is_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "trail")
+    with pytest.raises(OSError, match="not a regular file"):
+        tail(tmp_path / "trail", 1)
