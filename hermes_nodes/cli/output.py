@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from hermes_nodes.cli import PROGRAM
 from hermes_nodes.text import printable
-
-PROGRAM = "hermes-nodes"
 
 
 def print_error(message: str, hint: str = "") -> None:

@@ -26,9 +26,6 @@ LIMIT_LEGACY = 48 * 1024 * 1024
 
 #: Most calls that run on one node at a time.
 MAX_CALLS = 64
-#: Bytes of a call's command, environment and paths together. A record that carries them must stay
-#: below LIMIT_STREAM after JSON escapes, and Linux gives one argument 128 KiB.
-MAX_REQUEST = 256 * 1024
 
 
 class Close(IntEnum):

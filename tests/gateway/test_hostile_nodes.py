@@ -11,6 +11,7 @@ from hermes_nodes.errors import Busy, CallFailed, NodeDisconnected, UsageError
 from hermes_nodes.gateway import Gateway
 from hermes_nodes.protocol.codec import Data
 from hermes_nodes.protocol.messages import (
+    LIMIT_STREAM,
     MAX_CALLS,
     Close,
     ExecResult,
@@ -213,8 +214,9 @@ async def test_small_records_that_wait_for_their_caller_are_kept_as_few() -> Non
         {"call": "exec", "argv": ["x", "\0"]},
         {"call": "exec", "command": "x", "env": {"A": "\0"}},
         {"call": "read", "path": "/f\0"},
+        {"call": "exec", "command": "#" * LIMIT_STREAM},
     ],
-    ids=["size", "time-out", "command", "argv", "env", "path"],
+    ids=["size", "time-out", "command", "argv", "env", "path", "longer than a record"],
 )
 async def test_a_request_that_can_not_be_is_refused_and_the_nodes_other_call_goes_on(
     home: Home, gateway: Gateway, body: Json

@@ -378,11 +378,6 @@ def test_the_error_codes_are_named_as_the_protocol_names_them() -> None:
     }
 
 
-def test_the_largest_request_stays_below_the_limit_of_a_message_whatever_json_makes_of_it() -> None:
-    command = "é\n" * (messages.MAX_REQUEST // 3)
-    assert len(encode(Exec(id=ID, command=command))) < messages.LIMIT_STREAM
-
-
 @pytest.mark.parametrize("cols", [1, 80, 65535])
 def test_a_terminal_may_change_its_size(cols: int) -> None:
     message = Resize(id=ID, cols=cols, rows=24)
