@@ -72,9 +72,11 @@ class CallConnection:
         watch: Sequence[int],
         interrupt: int | None,
         sent: Callable[[memoryview], object],
+        note: Callable[[str], object],
     ) -> None:
         self._sock = sock
         self._sent = sent
+        self._note = note
         self._output = output
         #: Where input is read from, or what it is taken from; at most one of the two is left.
         self._input_fd = content if isinstance(content, int) else None
@@ -159,6 +161,8 @@ class CallConnection:
             self._output(frame.channel, frame.payload)
         elif frame.kind == control.WINDOW:
             self._credit += control.window_size(frame.payload)
+        elif frame.kind == control.NOTE:
+            self._note(str(json.loads(bytes(frame.payload)).get("note", "")))
         elif frame.kind == control.ANSWER:
             self._answer = json.loads(bytes(frame.payload))
 

@@ -23,6 +23,12 @@ class Call:
         self.request = request
         self.session = session
         self.cancelled = False
+        #: Whether it has gone out to the node, which an older one may let it wait for.
+        self.is_sent = False
+        #: Seconds from then until the node counts as stuck; None: as long as it shows life.
+        self.answer_within: float | None = None
+        #: What the caller should be told while it waits.
+        self.note = ""
         #: Called when it is known that no answer of the node will come.
         self.on_failed: Callable[[], None] | None = None
         self.abandoned = False
@@ -54,6 +60,16 @@ class Call:
             return payload
         self._output.pop()
         return memoryview(bytes(last) + bytes(payload))
+
+    def sent(self) -> None:
+        self.is_sent = True
+        self._news.set()
+
+    async def has_left(self) -> None:
+        """Wait until the call has gone out, or has ended without."""
+        while not (self.is_sent or self.finished):
+            self._news.clear()
+            await self._news.wait()
 
     def finish(self, answer: Answer | HermesNodesError) -> None:
         """The final answer, or the reason why there is none."""

@@ -148,16 +148,22 @@ class Client:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        session: str | None = None,
+        stdin: Content | None = None,
     ) -> ExecResult:
         """Run a command on a node and wait for its end.
 
         A string goes to the node's shell, a sequence is run as it is. ``timeout`` in seconds; without
-        it there is none. Each stream is kept up to 16 MiB, and ``truncated`` says if there was more.
+        it there is none, but on older nodes, where it is 60. ``stdin`` is bytes, pieces of them, or a
+        descriptor; without it the command's input is empty. Each stream is kept up to 16 MiB, and
+        ``truncated`` says if there was more.
         Raises what kept the command from running, or from being known to have ended.
         """
         kept = Kept()
-        answer = self.call(exec_body(node, command, cwd=cwd, env=env, timeout=timeout), kept.add)
-        return exec_result(answer, kept)
+        body = exec_body(
+            node, command, cwd=cwd, env=env, timeout=timeout, session=session, stdin=stdin is not None
+        )
+        return exec_result(self.call(body, kept.add, stdin), kept)
 
     def read(
         self,
@@ -204,17 +210,21 @@ class Client:
         watch: Sequence[int] = (),
         interrupt: int | None = None,
         sent: Callable[[memoryview], object] = lambda _: None,
+        note: Callable[[str], object] = lambda _: None,
     ) -> Json:
         """One call, from request to answer; ``output`` gets each piece with its channel, 1 or 2.
 
         ``content`` is what channel 0 carries; a descriptor is read as it has something, and ``sent`` hears
-        of each piece. ``watch`` are descriptors whose readers' leaving ends the call (BrokenPipeError).
-        A byte on ``interrupt`` cancels the call, whose answer is then awaited.
+        of each piece. ``note`` gets what the gateway has to say meanwhile. ``watch`` are descriptors whose
+        readers' leaving ends the call (BrokenPipeError). A byte on ``interrupt`` cancels the call, whose
+        answer is then awaited.
 
         Raises what the answer says went wrong, unless it is a command's own end.
         """
         with self._connect() as sock:
-            connection = CallConnection(sock, output, content, watch=watch, interrupt=interrupt, sent=sent)
+            connection = CallConnection(
+                sock, output, content, watch=watch, interrupt=interrupt, sent=sent, note=note
+            )
             answer = connection.run(_encoded(body))
         error = answer.get("error")
         if isinstance(error, dict) and answer.get("status") not in ("timeout", "cancelled"):
@@ -274,6 +284,8 @@ def exec_body(
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    session: str | None = None,
+    stdin: bool = False,
 ) -> Json:
     """The request of an `exec`."""
     what = {"command": command} if isinstance(command, str) else {"argv": list(command)}
@@ -285,6 +297,8 @@ def exec_body(
         "cwd": cwd,
         "env": dict(env) if env else None,
         "timeout_ms": milliseconds,
+        "session": session,
+        "stdin": stdin,
     }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hermes_nodes.errors import HermesNodesError, SettingsError, UsageError
+from hermes_nodes.older_store import stores
 
 if TYPE_CHECKING:
     import yaml
@@ -180,7 +181,10 @@ _OTHER_FLAGS = {"tls_cert_path": "--tls-cert", "tls_key_path": "--tls-key"}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``load`` found; ``warnings`` are sentences for stderr."""
+    """What ``load`` found; ``warnings`` are sentences for stderr.
+
+    ``older_store_path`` is the older system's token store, where ``token_store_path`` was set to that.
+    """
 
     home: Path
     host: str
@@ -206,6 +210,7 @@ class Settings:
     max_connections: int
     max_connections_per_address: int
     trusted_proxies: tuple[str, ...]
+    older_store_path: Path | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -255,7 +260,8 @@ def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] =
     _check_tls(given)
     values: dict[str, Any] = dict.fromkeys(KEYS)
     values |= {key: _value(key, one) for key, one in given.items()}
-    return Settings(home=home, warnings=tuple(warnings), **values)
+    values["token_store_path"], older = stores(values["token_store_path"])
+    return Settings(home=home, older_store_path=older, warnings=tuple(warnings), **values)
 
 
 def control_socket_path(environ: Mapping[str, str] = os.environ) -> str:

@@ -171,6 +171,14 @@ class Unsupported(Unavailable):
             "`hermes-nodes list --json` shows what each node's software can do",
         )
 
+    @classmethod
+    def older(cls, name: str, lack: str) -> "Unsupported":
+        """``lack`` says what the software of a node without `stream/1` can't do."""
+        made = cls(name, "")
+        made.message = f"node {name!r} runs older node software, which {lack}"
+        made.hint = "`hermes-nodes node run` can: install hermes-nodes on it, and `pair --force` it anew"
+        return made
+
 
 class AlreadyExists(HermesNodesError):
     code = "already_exists"
@@ -220,7 +228,7 @@ class Busy(TryAgain):
 
     def __init__(self, name: str, calls: int) -> None:
         super().__init__(
-            f"node {name!r} has {calls} calls running, which is all it takes",
+            f"node {name!r} has {calls} calls running or waiting, which is all it takes",
             "try again when one of them has ended",
         )
 
@@ -230,11 +238,13 @@ class NodeDisconnected(TryAgain):
     http_status = 502
     call_status = "node_disconnected"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"the connection to node {name!r} ended during the call",
-            "the call may have taken effect there; look before you repeat it",
-        )
+    def __init__(self, name: str, *, sent: bool = True) -> None:
+        if sent:
+            when = "during the call"
+            hint = "the call may have taken effect there; look before you repeat it"
+        else:
+            when, hint = "before the call was sent", "nothing has run: try again when it is back"
+        super().__init__(f"the connection to node {name!r} ended {when}", hint)
 
 
 class GatewayLost(TryAgain):

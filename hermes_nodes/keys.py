@@ -46,10 +46,12 @@ def find_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
     return key
 
 
-def ensure_key(settings: Settings, environ: Mapping[str, str]) -> tuple[str, bool]:
+def ensure_key(
+    settings: Settings, environ: Mapping[str, str], older: Path | None = None
+) -> tuple[str, bool]:
     """The token key, and whether it was made just now; the caller holds the home's lock.
 
-    BadKey where a store is there already: a new key could not open it.
+    BadKey where a store is there already, or an ``older`` system's: a new key could not open it.
     """
     from cryptography.fernet import Fernet  # noqa: PLC0415 - see the file's head
 
@@ -61,9 +63,9 @@ def ensure_key(settings: Settings, environ: Mapping[str, str]) -> tuple[str, boo
         is_made = is_store(store)
     except OSError as error:
         raise store_unusable(store, error.strerror or str(error)) from error
-    if is_made:
+    if is_made or older is not None:
         raise BadKey(
-            f"there is no key for the token store {store}",
+            f"there is no key for the token store {store if is_made else older}",
             f"export {name}, or put its line back into {settings.env_path}",
         )
     key = Fernet.generate_key().decode()

@@ -6,8 +6,8 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from hermes_nodes import takeover
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
@@ -23,7 +24,7 @@ from hermes_nodes.errors import AuditUnwritable, HomeLocked, UnknownNode, UsageE
 from hermes_nodes.keys import ensure_key
 from hermes_nodes.names import check_label, check_name
 from hermes_nodes.sessions import Session
-from hermes_nodes.tokens import Pairing, TokenStore
+from hermes_nodes.tokens import Pairing, Secret, TokenStore
 
 #: Seconds between two looks at a lock that another command holds; it holds it for milliseconds.
 _LOCK_POLL = 0.02
@@ -98,10 +99,46 @@ def lock_holder(path: Path) -> dict[str, object]:
     return {}
 
 
-def open_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> tuple[TokenStore, bool]:
-    """The store, and whether a key was made for it. The caller holds the home's lock."""
-    key, made = ensure_key(settings, environ)
-    return TokenStore.open(settings.token_store_path, [key]), made
+def open_store(
+    settings: Settings, trail: AuditLog, environ: Mapping[str, str] = os.environ
+) -> tuple[TokenStore, list[str]]:
+    """The store, and sentences about what was done for it: a key made, the older system's pairings taken.
+
+    The caller holds the home's lock.
+    """
+    older = takeover.pending(settings)
+    key, made_key = ensure_key(settings, environ, older)
+    # Read first: where this fails, no store must have been made with a key that may be the wrong one.
+    found = takeover.read(older, key) if older else []
+    notes = [f"made a token key and saved it in {settings.env_path}"] if made_key else []
+    with ExitStack() as stack:
+        store = stack.enter_context(TokenStore.open(settings.token_store_path, [key]))
+        if older is not None:
+            notes.append(_take_over(store, trail, older, found))
+        stack.pop_all()
+    return store, notes
+
+
+def _take_over(
+    store: TokenStore, trail: AuditLog, older: Path, found: Sequence[tuple[Pairing, Secret]]
+) -> str:
+    actor = local_actor()
+
+    def note(pairings: Sequence[Pairing]) -> None:
+        for pairing in pairings:
+            if pairing.revoked_at is None:
+                trail.append(
+                    action="pair",
+                    status="ok",
+                    node=pairing.name,
+                    pairing_id=pairing.id,
+                    actor=actor,
+                    path=str(older),
+                )
+
+    added = store.take_over(older, found, before_commit=note)
+    revoked = sum(pairing.revoked_at is not None for pairing in added)
+    return f"took over {len(added)} pairings ({revoked} revoked) from {older}"
 
 
 def open_trail(settings: Settings) -> AuditLog:
@@ -140,7 +177,8 @@ class PairRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 def pair(store: TokenStore, trail: AuditLog, request: PairRequest, actor: str) -> tuple[Pairing, str]:
     """A new pairing and its token, which is shown this once; raises UsageError, AlreadyPaired."""
-    name = check_name(request.name)
+    # A name that is paired already may be one that only the older system gave.
+    name = request.name if store.live(request.name) else check_name(request.name)
     labels = dict(check_label(f"{key}={value}") for key, value in request.labels.items())
 
     def note(pairing: Pairing) -> None:
@@ -236,6 +274,7 @@ def node_view(pairing: Pairing, session: Session | None = None, *, replaced: int
         "calls_in_flight": len(session.calls) if session else 0,
         "pairing_id": pairing.id,
         "replaced": replaced,
+        "hash_only": pairing.hash_only,
     }
 
 

@@ -17,15 +17,15 @@ from hermes_nodes.errors import (
     ProtocolViolation,
     Unsupported,
 )
-from hermes_nodes.protocol.codec import Data, EncCodec, Frame, PlainCodec, RecordCodec
+from hermes_nodes.protocol.codec import Data, Frame, PlainCodec, RecordCodec
 from hermes_nodes.protocol.handshake import Accepted
 from hermes_nodes.protocol.messages import (
     MAX_CALLS,
-    STREAM,
     Bye,
     Cancel,
     Close,
     Error,
+    Exec,
     ExecChunk,
     FromNode,
     Hello,
@@ -47,6 +47,9 @@ from hermes_nodes.text import printable
 #: Characters of a node's own words that go on to the log and the trail.
 MAX_REASON = 200
 
+
+#: Seconds that a node gets to end a call and say so: it kills after 5 and answers then.
+END_GRACE = 10.0
 
 #: Messages that may wait for a node to read; it can ask for a hundred a second.
 MAX_BACKLOG = 4096
@@ -211,7 +214,7 @@ class Session(ABC):
             case Result() | Error():
                 self._answered(message)
             case ExecChunk():
-                raise ProtocolViolation("exec_chunk was not negotiated")
+                self._chunk(message)
             case Pong() | Window() | Unknown():
                 pass
             case _:
@@ -226,6 +229,9 @@ class Session(ABC):
         del self.calls[call.id]
         self.forget(call)
         call.finish(answer)
+
+    def _chunk(self, chunk: ExecChunk) -> None:  # noqa: ARG002 - where it was negotiated it is used
+        raise ProtocolViolation("exec_chunk was not negotiated")
 
     @abstractmethod
     def forget(self, call: Call) -> None:
@@ -244,7 +250,7 @@ class Session(ABC):
             self.rest()
 
 
-def _call_of(message: object) -> str | None:
+def call_of(message: object) -> str | None:
     """The call that a message belongs to. A ping may carry an id as well, but belongs to none."""
     return message.id if isinstance(message, Result | Error | ExecChunk | Window) else None
 
@@ -278,6 +284,9 @@ class StreamSession(Session):
             self.close(Close.PROTOCOL, "it answers no calls")
             raise NodeDisconnected(self.name)
         call = Call(self, request)
+        if isinstance(request, Exec) and request.timeout_ms is not None:
+            call.answer_within = request.timeout_ms / 1000 + END_GRACE
+        call.sent()
         self.calls[call.id] = call
         sends = {STDIN: source} if source is not None else {}
         self._stream.open(call.id, sends=sends, receives=(STDOUT, STDERR))
@@ -319,7 +328,7 @@ class StreamSession(Session):
         if isinstance(event, Data):
             self._receive_data(event)
         else:
-            self._heard(_call_of(event))
+            self._heard(call_of(event))
             self._dispatch(event)
         if self._stream.backlog > MAX_BACKLOG:
             raise ProtocolViolation("the node does not read what it asks for")
@@ -330,55 +339,3 @@ class StreamSession(Session):
         call = self.calls.get(call_id or "")
         if call is not None:
             call.feed(data.channel, data.payload)
-
-
-class TextSession(Session):
-    """A session of a node without `stream/1`: plain or `enc` text messages."""
-
-    def __init__(
-        self,
-        accepted: Accepted,
-        *,
-        codec: PlainCodec[FromNode] | EncCodec[FromNode],
-        pairing_id: str,
-        remote_addr: str,
-        limit: int,
-    ) -> None:
-        super().__init__(accepted, pairing_id=pairing_id, remote_addr=remote_addr, limit=limit)
-        self._codec = codec
-        self._outbox: deque[Message] = deque()
-
-    def start(self, request: Request, source: Source | None) -> Call:  # noqa: ARG002 - the interface
-        raise Unsupported(self.name, f"`{STREAM}`, which this gateway needs for calls")
-
-    def cancel(self, call: Call) -> None:
-        """Nothing runs here, so there is nothing to end."""
-
-    def took(self, call: Call, channel: int, size: int) -> None:
-        """These sessions have no windows."""
-
-    def input_ready(self, call: Call) -> None:
-        """Input travels inside the request."""
-
-    def forget(self, call: Call) -> None:
-        """Nothing was held."""
-
-    def next_frame(self) -> Frame | None:
-        return self._codec.encode(self._outbox.popleft()) if self._outbox else None
-
-    def send(self, message: Message) -> None:
-        self._outbox.append(message)
-        self.wake()
-
-    def seal(self, message: Message) -> Frame:
-        return self._codec.encode(message)
-
-    def rest(self) -> None:
-        """Nothing is kept between messages."""
-
-    def receive(self, frame: Frame) -> None:
-        message = self._codec.decode(frame)
-        self._heard(_call_of(message))
-        self._dispatch(message)
-        if len(self._outbox) > MAX_BACKLOG:
-            raise ProtocolViolation("the node does not read what it asks for")

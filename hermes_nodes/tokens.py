@@ -16,41 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 
 from hermes_nodes.clock import timestamp
-from hermes_nodes.disk import open_private
-from hermes_nodes.errors import (
-    AlreadyPaired,
-    BadKey,
-    HermesNodesError,
-    StoreDamaged,
-    TryAgain,
-    Unavailable,
-    UnknownNode,
-)
-from hermes_nodes.keys import is_store, make_cipher, store_unusable
+from hermes_nodes.database import MIGRATIONS, RESTORE, connect, explained, make_file
+from hermes_nodes.errors import AlreadyPaired, BadKey, StoreDamaged, UnknownNode
+from hermes_nodes.keys import make_cipher
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
-#: ``_MIGRATIONS[n]`` takes a store from version n to n + 1.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
-        """CREATE TABLE pairings (
-            id TEXT PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL,
-            created_at TEXT NOT NULL, expires_at TEXT, first_use_by TEXT, first_used_at TEXT,
-            revoked_at TEXT, last_seen_at TEXT, facts TEXT NOT NULL)""",
-        "CREATE UNIQUE INDEX live_names ON pairings (name) WHERE revoked_at IS NULL",
-        """CREATE TABLE pairing_tokens (
-            id INTEGER PRIMARY KEY, pairing_id TEXT NOT NULL REFERENCES pairings (id),
-            kind TEXT NOT NULL CHECK (kind IN ('token', 'sha256')), secret BLOB NOT NULL,
-            created_at TEXT NOT NULL, dies_at TEXT)""",
-        "CREATE INDEX tokens_of_pairing ON pairing_tokens (pairing_id)",
-    ),
-)
 _CANARY = b"hermes-nodes token store"
-#: How long a change waits for another process's.
-_BUSY_SECONDS = 5.0
-_RESTORE = "restore it from a backup, or move it away and pair the nodes again"
+_INSERT = """INSERT INTO pairings (id, name, labels, created_at, expires_at, first_use_by,
+        first_used_at, revoked_at, last_seen_at, facts)
+    VALUES (:id, :name, :labels, :created_at, :expires_at, :first_use_by,
+        :first_used_at, :revoked_at, :last_seen_at, '{}')"""
+_TOKENS_OF_KIND = "EXISTS (SELECT 1 FROM pairing_tokens WHERE pairing_id = pairings.id AND kind = '{}')"
+_HASH_ONLY = f"{_TOKENS_OF_KIND.format('sha256')} AND NOT {_TOKENS_OF_KIND.format('token')} AS hash_only"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +72,8 @@ class Pairing(Facts, frozen=True):
     first_used_at: str | None = None
     revoked_at: str | None = None
     last_seen_at: str | None = None
+    #: The token itself is not known, so that its node can't be sure of us nor we encrypt for it.
+    hash_only: bool = False
 
     def admits(self, now: str) -> bool:
         """Whether its token still opens the door."""
@@ -125,9 +106,9 @@ class TokenStore:
     def open(cls, path: Path, keys: Sequence[bytes | str]) -> Self:
         """Open for changes, or make it; BadKey if it was made with none of the keys."""
         cipher = make_cipher(keys)
-        with _explained(path):
-            _make_file(path)
-            store = cls(path, _connect(f"{path.absolute().as_uri()}?mode=rw"), cipher)
+        with explained(path):
+            make_file(path)
+            store = cls(path, connect(f"{path.absolute().as_uri()}?mode=rw"), cipher)
             with store._closed_on_failure():
                 store._prepare()
         return store
@@ -135,11 +116,11 @@ class TokenStore:
     @classmethod
     def read_only(cls, path: Path) -> Self:
         """Open for listing, which needs no key; a store not made yet lists nothing."""
-        with _explained(path):
+        with explained(path):
             # A process that was killed may have left a transaction to undo, which needs to write.
             mode = "rw" if os.access(path, os.W_OK) else "ro"
             location = f"{path.absolute().as_uri()}?mode={mode}" if path.exists() else ":memory:"
-            store = cls(path, _connect(location), None)
+            store = cls(path, connect(location), None)
             with store._closed_on_failure():
                 store._database.execute("PRAGMA query_only = ON")
                 store._is_blank = not store._version()
@@ -190,18 +171,42 @@ class TokenStore:
                 raise AlreadyPaired(name)
             if old is not None:
                 self._end(old, now)
-            database.execute(
-                "INSERT INTO pairings (id, name, labels, created_at, expires_at, first_use_by,"
-                " facts) VALUES (?, ?, ?, ?, ?, ?, '{}')",
-                (pairing.id, name, _json(pairing.labels), now, expires_at, first_use_by),
-            )
-            database.execute(
-                "INSERT INTO pairing_tokens (pairing_id, kind, secret, created_at)"
-                " VALUES (?, 'token', ?, ?)",
-                (pairing.id, self._seal(token.encode()), now),
-            )
+            self._insert(database, pairing, Secret("token", token))
             before_commit(pairing)
         return pairing, token
+
+    def taken_over(self) -> Path | None:
+        """The file that the older system's pairings came from, if they were taken over."""
+        if self._is_blank:
+            return None
+        with explained(self._path):
+            row = self._database.execute("SELECT value FROM meta WHERE key = 'taken_over'").fetchone()
+        return Path(os.fsdecode(row["value"])) if row else None
+
+    def take_over(
+        self,
+        source: Path,
+        found: Sequence[tuple[Pairing, Secret]],
+        *,
+        before_commit: Callable[[Sequence[Pairing]], object] = lambda _: None,
+    ) -> list[Pairing]:
+        """Add the older system's pairings, and remember that for ever: a second time adds nothing.
+
+        Gives them as they are now: one whose name is paired here already is a tombstone. If
+        ``before_commit`` raises, nothing has happened.
+        """
+        now = timestamp()
+        with self._change() as database:
+            if self.taken_over() is not None:
+                return []
+            held = {pairing.name for pairing in self.pairings()}
+            added = [_ended(pairing, now) if pairing.name in held else pairing for pairing, _ in found]
+            for pairing, (_, secret) in zip(added, found, strict=True):
+                self._insert(database, pairing, secret)
+            mark = ("taken_over", os.fsencode(source))
+            database.execute("INSERT INTO meta (key, value) VALUES (?, ?)", mark)
+            before_commit(added)
+        return added
 
     def revoke(self, name: str) -> Pairing:
         """End the name's pairing; one already ended comes back as it is."""
@@ -216,7 +221,7 @@ class TokenStore:
 
     def secrets(self, pairing_id: str) -> list[Secret]:
         """What this pairing may be proved with now, the newest first."""
-        with _explained(self._path):
+        with explained(self._path):
             rows = self._database.execute(
                 "SELECT kind, secret FROM pairing_tokens WHERE pairing_id = ?"
                 " AND (dies_at IS NULL OR dies_at > ?) ORDER BY id DESC",
@@ -237,9 +242,19 @@ class TokenStore:
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction, which takes the write lock at once: what is read in it stays true."""
-        with _explained(self._path), self._database:
+        with explained(self._path), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             yield self._database
+
+    def _insert(self, database: sqlite3.Connection, pairing: Pairing, secret: Secret) -> None:
+        """Add a pairing; a tombstone keeps no secret."""
+        columns = msgspec.structs.asdict(pairing)
+        database.execute(_INSERT, {**columns, "labels": _json(pairing.labels)})
+        if pairing.revoked_at is None:
+            database.execute(
+                "INSERT INTO pairing_tokens (pairing_id, kind, secret, created_at) VALUES (?, ?, ?, ?)",
+                (pairing.id, secret.kind, self._seal(secret.value.encode()), pairing.created_at),
+            )
 
     def _end(self, pairing: Pairing, now: str) -> None:
         self._database.execute("UPDATE pairings SET revoked_at = ? WHERE id = ?", (now, pairing.id))
@@ -248,8 +263,8 @@ class TokenStore:
     def _select(self, clauses: str, *values: str) -> list[Pairing]:
         if self._is_blank:
             return []
-        with _explained(self._path):
-            query = f"SELECT * FROM pairings {clauses}"  # noqa: S608 - the clauses are ours
+        with explained(self._path):
+            query = f"SELECT *, {_HASH_ONLY} FROM pairings {clauses}"  # noqa: S608 - the clauses are ours
             return [_pairing(dict(row)) for row in self._database.execute(query, values)]
 
     @contextmanager
@@ -268,14 +283,14 @@ class TokenStore:
         os.chmod(self._path, 0o600)
         for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             self._database.execute(f"PRAGMA {setting}")
-        if self._version() < len(_MIGRATIONS):
+        if self._version() < len(MIGRATIONS):
             with self._change():
                 self._migrate(self._version())
 
     def _version(self) -> int:
         """The schema's version; 0 is a store not made yet."""
         version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
-        if version > len(_MIGRATIONS):
+        if version > len(MIGRATIONS):
             raise StoreDamaged(
                 f"{self._path} was written by a newer hermes-nodes (store version {version})",
                 "upgrade hermes-nodes on this machine",
@@ -289,12 +304,12 @@ class TokenStore:
         """Measured at 4 ms for ten thousand pairings: cheap enough for every command."""
         verdict = self._database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise StoreDamaged(f"the token store {self._path} is damaged: {verdict}", _RESTORE)
+            raise StoreDamaged(f"the token store {self._path} is damaged: {verdict}", RESTORE)
 
     def _check_canary(self) -> None:
         row = self._database.execute("SELECT value FROM meta WHERE key = 'canary'").fetchone()
         if row is None:
-            raise StoreDamaged(f"the token store {self._path} has lost its canary", _RESTORE)
+            raise StoreDamaged(f"the token store {self._path} has lost its canary", RESTORE)
         try:
             self._unseal(row["value"])
         except StoreDamaged:
@@ -304,13 +319,13 @@ class TokenStore:
             ) from None
 
     def _migrate(self, version: int) -> None:
-        for steps in _MIGRATIONS[version:]:
+        for steps in MIGRATIONS[version:]:
             for statement in steps:
                 self._database.execute(statement)
         if version == 0:
             row = ("canary", self._seal(_CANARY))
             self._database.execute("INSERT INTO meta (key, value) VALUES (?, ?)", row)
-        self._database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        self._database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _fernet(self) -> "MultiFernet":
         if self._cipher is None:
@@ -326,47 +341,7 @@ class TokenStore:
         try:
             return self._fernet().decrypt(sealed if isinstance(sealed, bytes) else b"")
         except InvalidToken:
-            raise StoreDamaged(f"a secret in {self._path} does not open", _RESTORE) from None
-
-
-def _make_file(path: Path) -> None:
-    """Make the file before SQLite does, which would give it the umask's mode and -wal the same.
-
-    One with content is left alone: to close a file of our own would drop SQLite's locks on it.
-    """
-    if not is_store(path):
-        os.close(open_private(path))
-
-
-def _connect(location: str) -> sqlite3.Connection:
-    database = sqlite3.connect(
-        location, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True
-    )
-    database.row_factory = sqlite3.Row
-    return database
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the system say of this store into an error with a sentence."""
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise  # a mistake of ours, not the store's
-    except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
-        raise _explanation(path, error) from error
-
-
-def _explanation(path: Path, error: Exception) -> HermesNodesError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is SQLite's extended code
-    why = getattr(error, "strerror", None) or str(error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return TryAgain(f"the token store {path} is in use by another process")
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return Unavailable(f"the token store {path} can't be written: {why}", "look at the disk")
-    if isinstance(error, OSError) or code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return store_unusable(path, why)
-    return StoreDamaged(f"{path} is damaged, or not a token store: {why}", _RESTORE)
+            raise StoreDamaged(f"a secret in {self._path} does not open", RESTORE) from None
 
 
 def _json(value: object) -> str:
@@ -380,4 +355,9 @@ def _facts_json(seen: Seen) -> str:
 def _pairing(columns: dict[str, Any]) -> Pairing:
     facts = msgspec.json.decode(columns.pop("facts", None) or b"", type=dict[str, Any])
     labels = msgspec.json.decode(columns.pop("labels", None) or b"")
-    return msgspec.convert({**columns, **facts, "labels": labels}, Pairing)
+    flags = {"hash_only": bool(columns.pop("hash_only", False))}
+    return msgspec.convert({**columns, **facts, **flags, "labels": labels}, Pairing)
+
+
+def _ended(pairing: Pairing, now: str) -> Pairing:
+    return msgspec.structs.replace(pairing, revoked_at=now, hash_only=False)

@@ -77,7 +77,7 @@ def test_the_defaults_are_those_of_the_documentation(environ: dict[str, str], ho
 
 def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields - {"home", "warnings"} == set(config.KEYS)
+    assert fields - {"home", "older_store_path", "warnings"} == set(config.KEYS)
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file(

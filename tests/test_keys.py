@@ -92,7 +92,16 @@ def test_the_first_key_is_made_and_saved(no_umask: None, settings: config.Settin
     TokenStore.open(settings.token_store_path, [key]).close()
 
 
-@pytest.mark.parametrize("content", [b"A=1\n\n# \xff\x00\r\nB", b"A=1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"A=1\n\n# \xff\x00\r\nB",
+        b"A=1\n",
+        b"A=1\r\nexport B='2 # 3'\r\n",
+        b'# ours goes last\nexport A="x=y"\n\tB = 1 # two',
+        b"#HERMES_NODES_TOKEN_KEY=x\nHERMES_NODES_TOKEN_KEY=\n",
+    ],
+)
 def test_a_saved_key_leaves_the_rest_of_the_file_alone(
     no_umask: None, settings: config.Settings, content: bytes
 ) -> None:
@@ -111,6 +120,7 @@ def test_an_env_file_that_is_a_link_stays_one(settings: config.Settings, tmp_pat
     settings.env_path.symlink_to(tmp_path / "dotenv")
     key, _ = keys.ensure_key(settings, {})
     assert settings.env_path.is_symlink()
+    assert mode(tmp_path / "dotenv") == 0o600
     assert (tmp_path / "dotenv").read_text() == f"A=1\n{VARIABLE}={key}\n"
 
 
@@ -122,6 +132,14 @@ def test_no_key_is_made_where_a_store_is(settings: config.Settings) -> None:
     assert str(settings.env_path) in failure.value.hint
     assert not settings.env_path.exists()
     assert keys.ensure_key(settings, {VARIABLE: KEY_TEXT}) == (KEY_TEXT, False)
+
+
+def test_no_key_is_made_where_the_older_system_has_left_a_store(settings: config.Settings) -> None:
+    with pytest.raises(BadKey, match="no key for the token store /older") as failure:
+        keys.ensure_key(settings, {}, Path("/older"))
+    assert VARIABLE in failure.value.hint
+    assert not settings.env_path.exists()
+    assert keys.ensure_key(settings, {VARIABLE: KEY_TEXT}, Path("/older")) == (KEY_TEXT, False)
 
 
 def test_an_empty_store_file_is_no_store_yet(settings: config.Settings) -> None:

@@ -192,9 +192,9 @@ def trail(settings: Settings) -> Iterator[AuditLog]:
 
 
 @pytest.fixture
-def store(settings: Settings) -> Iterator[TokenStore]:
-    opened, made_key = operations.open_store(settings, {})
-    assert made_key
+def store(settings: Settings, trail: AuditLog) -> Iterator[TokenStore]:
+    opened, notes = operations.open_store(settings, trail, {})
+    assert notes == [f"made a token key and saved it in {settings.env_path}"]
     with opened:
         yield opened
 

@@ -3,21 +3,26 @@
 import pytest
 
 from hermes_nodes.errors import RateLimited
+from hermes_nodes.older_sessions import OlderSession
 from hermes_nodes.protocol.codec import PlainCodec
 from hermes_nodes.registry import NodeRegistry
-from hermes_nodes.sessions import TextSession
 from tests.protocol.support import NAME, TOKEN, HandmadeNode, converse, gateway
 
 LIFE = {"ping_after": 30.0, "dead_after": 60.0}
 
 
-def session(*, pairing_id: str = "pairing") -> TextSession:
+def session(*, pairing_id: str = "pairing") -> OlderSession:
     """A session of the one node that tests know."""
     node = HandmadeNode()
     accepted = converse(gateway(TOKEN), node.plain_hello(), node.auth)
     assert isinstance(accepted.codec, PlainCodec)
-    return TextSession(
-        accepted, codec=accepted.codec, pairing_id=pairing_id, remote_addr="192.0.2.1", limit=100
+    return OlderSession(
+        accepted,
+        codec=accepted.codec,
+        pairing_id=pairing_id,
+        remote_addr="192.0.2.1",
+        limit=100,
+        guard=True,
     )
 
 

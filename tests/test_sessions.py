@@ -8,9 +8,8 @@ import pytest
 
 from hermes_nodes.calls import Call
 from hermes_nodes.errors import Busy, CallTimeout, NodeDisconnected, ProtocolViolation, Unsupported
-from hermes_nodes.protocol.codec import Data, Frame, PlainCodec, RecordCodec
+from hermes_nodes.protocol.codec import Data, RecordCodec
 from hermes_nodes.protocol.messages import (
-    FROM_GATEWAY,
     MAX_CALLS,
     Bye,
     Cancel,
@@ -36,42 +35,11 @@ from hermes_nodes.protocol.messages import (
     new_call_id,
 )
 from hermes_nodes.protocol.stream import INITIAL_WINDOW, STDERR, STDIN, STDOUT, Budget, Source, Stream
-from hermes_nodes.sessions import RateExceeded, Session, SlidingSecond, StreamSession, TextSession
-from tests.protocol.support import NAME, TOKEN, HandmadeNode, converse, gateway, logged_in
+from hermes_nodes.sessions import RateExceeded, Session, SlidingSecond, StreamSession
+from tests.protocol.support import NAME, logged_in
+from tests.sessions_support import LIFE, Line, OlderNode, Pieces, output
 
 LIMIT = 100
-LIFE = {"ping_after": 30.0, "dead_after": 60.0}
-
-
-class Line:
-    """The link of a session: keeps what it was asked for."""
-
-    def __init__(self) -> None:
-        self.wakes = 0
-        self.closed: list[int] = []
-        self.last: list[Frame] = []
-
-    def wake(self) -> None:
-        self.wakes += 1
-
-    def close(self, code: int, last: Callable[[], Frame] | None = None) -> None:
-        self.closed.append(code)
-        if last is not None:
-            self.last.append(last())
-
-
-class Pieces:
-    """A source of these pieces, each asked for once, and then the end; None stands for nothing yet."""
-
-    def __init__(self, *pieces: bytes | None) -> None:
-        self._pieces = list(pieces)
-        self.ended = False
-
-    def pull(self, limit: int) -> bytes | None:
-        self.ended = not self._pieces
-        piece = self._pieces.pop(0) if self._pieces else b""
-        assert len(piece or b"") <= limit
-        return piece
 
 
 class Node:
@@ -118,16 +86,6 @@ class Node:
 
 def an_exec(**fields: Any) -> Exec:
     return Exec(id=new_call_id(), command="true", **fields)
-
-
-async def output(call: Call) -> dict[int, bytes]:
-    """All output of a call, by channel, taken as it comes."""
-    kept = {STDOUT: b"", STDERR: b""}
-    while (piece := await call.next_output()) is not None:
-        channel, payload = piece
-        kept[channel] += payload
-        call.took(channel, len(payload))
-    return kept
 
 
 # Calls
@@ -625,70 +583,9 @@ async def test_when_a_node_was_last_seen_is_told_as_a_moment() -> None:
     assert session.last_seen_at.endswith("Z")
 
 
-# Nodes without stream/1
-
-
-def text_session(*, encrypted: bool) -> tuple[TextSession, Any]:
-    """A session of an older node, and the node's end of it."""
-    node = HandmadeNode()
-    hello = node.hello() if encrypted else node.plain_hello()
-    accepted = converse(gateway(TOKEN), hello, node.auth)
-    assert not isinstance(accepted.codec, RecordCodec)
-    session = TextSession(accepted, codec=accepted.codec, pairing_id="p", remote_addr="a", limit=3)
-    return session, node.codec() if encrypted else PlainCodec(FROM_GATEWAY)
-
-
-async def test_an_older_node_is_asked_for_nothing() -> None:
-    session, _ = text_session(encrypted=True)
-    with pytest.raises(Unsupported, match="stream/1"):
-        session.start(an_exec(), None)
-    assert session.next_frame() is None
-
-
-both = pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "enc"])
-
-
-@both
-async def test_an_older_node_is_answered_in_its_own_framing(encrypted: bool) -> None:
-    session, node = text_session(encrypted=encrypted)
-    assert session.encrypted is encrypted
-    session.receive(node.encode(Ping(ts="now")))
-    frame = session.next_frame()
-    pong = node.decode(frame)
-    assert isinstance(pong, Pong)
-    assert pong.echo_ts == "now"
-    assert session.next_frame() is None
-
-
-@both
-async def test_an_older_node_is_told_why_its_session_ends(encrypted: bool) -> None:
-    session, node = text_session(encrypted=encrypted)
-    line = Line()
-    session.attach(line)
-    session.close(Close.SHUTDOWN, "shutdown", last=Bye(reason="server_shutdown"))
-    assert line.closed == [4005]
-    assert [node.decode(frame) for frame in line.last] == [Bye(reason="server_shutdown")]
-
-
-@both
-async def test_the_limit_holds_for_older_nodes_too(encrypted: bool) -> None:
-    session, node = text_session(encrypted=encrypted)
-    for _ in range(3):
-        session.receive(node.encode(Pong()))
-    with pytest.raises(RateExceeded):
-        session.receive(node.encode(Pong()))
-
-
-@both
-async def test_a_binary_message_ends_the_session_of_an_older_node(encrypted: bool) -> None:
-    session, node = text_session(encrypted=encrypted)
-    with pytest.raises(ProtocolViolation):
-        session.receive(node.encode(Ping())._replace(binary=True))
-
-
 async def test_a_session_knows_what_its_node_said_of_itself() -> None:
     session: Session = Node("stdin", "jobs").session
     assert session.name == NAME
     assert session.encrypted
     assert session.capabilities == ["stream/1", "stdin", "jobs"]
-    assert text_session(encrypted=False)[0].capabilities == []
+    assert OlderNode().session.capabilities == []

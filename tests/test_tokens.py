@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.fernet import Fernet
 
-from hermes_nodes import tokens
+from hermes_nodes import database
 from hermes_nodes.errors import (
     AlreadyPaired,
     BadKey,
@@ -399,7 +399,7 @@ def test_a_file_where_the_directory_belongs_is_a_matter_of_settings(path: Path) 
 def test_a_store_locked_by_another_process_asks_to_try_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
     with (
         TokenStore.open(path, [KEY]) as store,
         closing(sqlite3.connect(path, isolation_level=None)) as other,

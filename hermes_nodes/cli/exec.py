@@ -7,11 +7,11 @@ import typer
 from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.interrupts import Interrupts, interrupts
 from hermes_nodes.cli.options import Json, command, duration, pairs
-from hermes_nodes.cli.output import bytes_fields, print_error, print_json, write_all
+from hermes_nodes.cli.output import bytes_fields, print_error, print_json, say, write_all
 from hermes_nodes.client import Client, Kept, exec_body, exec_result
 from hermes_nodes.errors import HermesNodesError, UsageError, from_wire
 
-_STDOUT_FD, _STDERR_FD = 1, 2
+_STDIN_FD, _STDOUT_FD = 0, 1
 #: Signs by which a TARGET is written as several nodes.
 _SEVERAL = set(",*?[")
 
@@ -36,8 +36,15 @@ def execute(
     ] = None,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="End it after this: 30s. Default: never."),
+        typer.Option(metavar="DURATION", help="End it after this: 30s. Default: never; older nodes: 60s."),
     ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Keep directory and exported variables under this name."),
+    ] = None,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", "-i", help="Give the command our stdin. Default: an empty one.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Run a command on a node, as with ssh: options come before NODE, the rest is the command."""
@@ -52,17 +59,24 @@ def execute(
         cwd=cwd,
         env=pairs(env or [], "--env"),
         timeout=duration(timeout),
+        session=session,
+        stdin=stdin,
     )
+    content = _STDIN_FD if stdin else None
     gateway = client(context)
     with interrupts() as caught:
         if as_json:
-            return _as_json(gateway, body, target, caught)
+            return _as_json(gateway, body, content, caught)
         answer = gateway.call(
             body,
             write_all,
+            content,
             watch=(_STDOUT_FD,),
             interrupt=caught.fd,
+            note=_say_note,
         )
+    if answer.get("truncated"):
+        say("warning: the output was cut: there was more than the call could carry")
     return _exit_code(answer)
 
 
@@ -77,11 +91,17 @@ def _exit_code(answer: dict[str, object]) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _as_json(gateway: Client, body: dict[str, object], node: str, caught: Interrupts) -> int:
+def _say_note(text: str) -> None:
+    say(f"note: {text}")
+
+
+def _as_json(gateway: Client, body: dict[str, object], content: int | None, caught: Interrupts) -> int:
     """One object in every case, also when nothing ran."""
     kept = Kept()
+    node = str(body["node"])
     try:
-        result = exec_result(gateway.call(body, kept.add, interrupt=caught.fd), kept)
+        answer = gateway.call(body, kept.add, content, interrupt=caught.fd, note=_say_note)
+        result = exec_result(answer, kept)
     except HermesNodesError as error:
         print_json(_failed(node, kept, error))
         print_error(error.message, error.hint)

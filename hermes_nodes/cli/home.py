@@ -71,18 +71,34 @@ def open_home(
     without_store: HermesNodesError | None = None,
 ) -> Iterator[tuple["TokenStore", "AuditLog"]]:
     """Store and trail of this home, locked, for one change without a gateway."""
-    from hermes_nodes import operations  # noqa: PLC0415 - with a gateway none of this is needed
-    from hermes_nodes.keys import is_store  # noqa: PLC0415
+    from hermes_nodes import takeover  # noqa: PLC0415 - with a gateway none of this is needed
 
     loaded = settings()
-    if without_store is not None and not is_store(loaded.token_store_path):
+    if without_store is not None and takeover.is_untouched(loaded):
         raise without_store
-    with operations.HomeLock(loaded, "command"):
-        store, made_key = operations.open_store(loaded)
-        with store, operations.open_trail(loaded) as trail:
-            say("no gateway runs on this home: changing it directly")
-            if made_key:
-                say(f"made a token key and saved it in {loaded.env_path}")
+    with _locked(loaded, "no gateway runs on this home: changing it directly") as opened:
+        yield opened
+
+
+def take_over(loaded: config.Settings) -> None:
+    """Take over what the older system has left in this home, if that has not been done yet."""
+    from hermes_nodes import takeover  # noqa: PLC0415 - with a gateway none of this is needed
+
+    if takeover.pending(loaded) is not None:
+        with _locked(loaded):
+            pass
+
+
+@contextmanager
+def _locked(loaded: config.Settings, *first: str) -> Iterator[tuple["TokenStore", "AuditLog"]]:
+    """Store and trail; what is to be said is said when both are open."""
+    from hermes_nodes import operations  # noqa: PLC0415 - with a gateway none of this is needed
+
+    with operations.HomeLock(loaded, "command"), operations.open_trail(loaded) as trail:
+        store, notes = operations.open_store(loaded, trail)
+        with store:
+            for sentence in (*first, *notes):
+                say(sentence)
             yield store, trail
             if loaded.audit_fsync != "never":
                 trail.sync()

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from hermes_nodes.cli.home import client, paired_names, settings
+from hermes_nodes.cli.home import client, paired_names, settings, take_over
 from hermes_nodes.cli.options import Json, command
 from hermes_nodes.cli.output import Column, print_json, print_table, say
 from hermes_nodes.client import Client
 from hermes_nodes.errors import GatewayNotRunning
+from hermes_nodes.text import printable
 
 State = Literal["connected", "disconnected", "never_seen", "revoked", "expired"]
 Nodes = list[dict[str, object]]
@@ -28,6 +29,8 @@ _COLUMNS = (
 _STYLES = {"connected": "green", "revoked": "red", "expired": "yellow", "disconnected": "dim"}
 #: Seconds between two looks with `--watch`.
 _WATCH_EVERY = 1.0
+#: Names that a line of talk has room for.
+_MOST_NAMED = 10
 
 
 def list_nodes(
@@ -48,6 +51,7 @@ def list_nodes(
     """List the nodes."""
     gateway = client(context)
     nodes = _nodes(gateway, target, state, everything=everything, offline=not context.obj.gateway)
+    _say_unencrypted(nodes)
     if not watch:
         if as_json:
             print_json(nodes)
@@ -80,14 +84,26 @@ def _nodes(
     from hermes_nodes.tokens import TokenStore  # noqa: PLC0415
 
     loaded = settings()
-    if operations.is_locked(loaded.lock_path):
+    holder = operations.lock_holder(loaded.lock_path) if operations.is_locked(loaded.lock_path) else {}
+    if holder.get("role") == "gateway":
         say("warning: a gateway holds this home but does not answer: who is connected is not known")
     else:
         say("no gateway runs on this home: nobody is connected")
+        take_over(loaded)
     with TokenStore.read_only(loaded.token_store_path) as store:
         chosen = operations.select(store.pairings(include_revoked=everything or state == "revoked"), target)
     views = [operations.node_view(pairing) for pairing in chosen]
     return operations.visible(views, state=state, everything=everything)
+
+
+def _say_unencrypted(nodes: Nodes) -> None:
+    """Name the nodes that were taken over, and what would give them encryption."""
+    names = [printable(node["name"]) for node in nodes if node.get("hash_only")]
+    if names:
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        named = ", ".join(names[:_MOST_NAMED]) + more
+        say(f"not end-to-end encrypted, as only a hash of the token was taken over: {named}")
+        say("re-pairing brings encryption: `hermes-nodes pair --force NAME`, and the new token on the node")
 
 
 def _steady(node: dict[str, object]) -> dict[str, object]:

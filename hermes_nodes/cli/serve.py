@@ -61,9 +61,7 @@ def serve(
         say(f"warning: {warning}")
 
     async def serve_until_stopped() -> int:
-        async with Gateway(settings) as gateway:
-            if gateway.made_key:
-                say(f"made a token key and saved it in {settings.env_path}")
+        async with Gateway(settings, tell=say) as gateway:
             say(f"listening on {gateway.url}, control socket {gateway.control_socket}")
             _tell_ready(gateway.ready(), ready_file, ready_fd)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, gateway, flags)

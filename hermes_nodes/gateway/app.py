@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -60,17 +60,23 @@ class Gateway:
     """``async with Gateway(settings) as gateway:`` serves until the block is left.
 
     Raises SettingsError, BadKey, HomeLocked, ListenFailed, StoreDamaged or AuditUnwritable on entry.
+    ``tell`` gets a sentence for whatever the start has done to the home, as soon as it is done.
     """
 
-    def __init__(self, settings: Settings, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        tell: Callable[[str], object] = log.info,
+    ) -> None:
         self.settings = settings
         self.registry = NodeRegistry(settings.rate_limit_per_node)
-        #: Whether a token key was made at this start, which its operator should hear of.
-        self.made_key = False
         self.host = settings.host
         self.port = settings.port
         self.started_at = timestamp()
         self._environ = environ
+        self._tell = tell
         self._stack = AsyncExitStack()
         self._tls: ssl.SSLContext | None = None
         self._parts: tuple[Calls, NodesEndpoint] | None = None
@@ -125,9 +131,11 @@ class Gateway:
         trail.append(action="start", status="ok", actor=operations.local_actor())
 
     async def _open_store(self, stack: AsyncExitStack, trail: AuditLog) -> Pairings:
-        store, self.made_key = await asyncio.to_thread(operations.open_store, self.settings, self._environ)
+        store, notes = await asyncio.to_thread(operations.open_store, self.settings, trail, self._environ)
         pairings = Pairings(store, trail, self._revoked)
         stack.push_async_callback(pairings.close)
+        for note in notes:
+            self._tell(note)
         await pairings.load()
         return pairings
 

@@ -41,14 +41,15 @@ from hermes_nodes.protocol.messages import (
 )
 from hermes_nodes.protocol.stream import Source
 from hermes_nodes.registry import NodeRegistry
+from hermes_nodes.sessions import END_GRACE
 from hermes_nodes.text import printable
 
-#: Seconds that a node gets to end a call and say so: it kills after 5 and answers then.
-END_GRACE = 10.0
 #: Seconds that a caller gets to take the output of a call whose node is lost. Somebody who reads gets
 #: all of it in that time; somebody who does not must hold up neither the row nor the gateway's stop.
 LAST_OUTPUT_SECONDS = 1.0
 
+#: Seconds that a call may wait for others before its caller is told.
+WAIT_NOTE_SECONDS = 1.0
 #: Characters of a node's own words that go into an error.
 MAX_DETAIL = 1000
 #: What a process can leave behind as its exit code.
@@ -60,6 +61,7 @@ _ERRORS: dict[str, type[HermesNodesError]] = {
     "file_exists": FileAlreadyThere,
     "file_too_large": FileTooLarge,
     "permission_denied": FilePermission,
+    "exec_timeout": CallTimeout,
 }
 
 #: How the trail names an outcome for which it has no word of its own.
@@ -78,6 +80,9 @@ class Caller(Protocol):
 
     async def output(self, channel: int, payload: memoryview) -> None:
         """Pass on a piece, empty at the end of its channel; ConnectionError if nobody is there."""
+
+    async def note(self, text: str) -> None:
+        """Tell what is worth knowing meanwhile; ConnectionError if nobody is there."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,12 +121,25 @@ class RunningCall:
         self._output_until: float | None = None
         self._patience: asyncio.Timeout | None = None
 
-    def begin(self, call: Call, seconds: float | None) -> None:
-        """The call is on its way to the node, which gets that long to end it."""
+    def begin(self, call: Call) -> None:
+        """The call is on its way to the node."""
         self.call = call
         call.on_failed = self._node_lost
-        if seconds is not None:
-            self._expect_answer_within(seconds)
+        if call.answer_within is not None:
+            self._expect_answer_within(call.answer_within)
+
+    async def tell(self, call: Call) -> None:
+        """Tell the caller what its session has to say, and that its call waits, if it does."""
+        with suppress(ConnectionError):  # which cancels the call by itself
+            if call.note:
+                await self.caller.note(call.note)
+            if call.is_sent:
+                return
+            try:
+                async with asyncio.timeout(WAIT_NOTE_SECONDS):
+                    await call.has_left()
+            except TimeoutError:
+                await self.caller.note(f"node {self.node!r} does one call at a time: waiting for others")
 
     def end(self) -> None:
         if self._deadline is not None:
@@ -253,9 +271,9 @@ class Calls:
         if running.cancelled:
             raise CallCancelled("the call was cancelled before it began")
         call = self._dispatch(running)
-        timeout_ms = running.request.timeout_ms if isinstance(running.request, Exec) else None
-        running.begin(call, None if timeout_ms is None else timeout_ms / 1000 + END_GRACE)
+        running.begin(call)
         try:
+            await running.tell(call)
             while (piece := await call.next_output()) is not None:
                 channel, payload = piece
                 await running.pass_on(channel, payload)
@@ -363,7 +381,7 @@ def _node_error(running: RunningCall, name: str, detail: str | None) -> HermesNo
         return Busy(running.node, MAX_CALLS)
     if name == "unsupported":
         return Unsupported(running.node, said)
-    hint = "`allowed_paths` in the node's own config.toml decides" if name == "path_not_allowed" else ""
+    hint = "`allowed_paths` in the node's own settings decides" if name == "path_not_allowed" else ""
     return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}", hint)
 
 

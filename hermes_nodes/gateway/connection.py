@@ -108,6 +108,9 @@ class CallerConnection(asyncio.Protocol):
         self._transport.write(control.header(control.DATA, len(payload), channel))
         await self._response.write(payload)
 
+    async def note(self, text: str) -> None:
+        self.send(control.frame(control.NOTE, json.dumps({"note": text}).encode()))
+
     def answer(self, answer: dict[str, object]) -> None:
         self.send(control.frame(control.ANSWER, json.dumps(answer).encode()))
 

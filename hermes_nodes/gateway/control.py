@@ -328,6 +328,9 @@ class NdjsonCaller:
         except UnicodeDecodeError:
             await self.line({"stream": stream, "data_b64": base64.b64encode(payload).decode()})
 
+    async def note(self, text: str) -> None:
+        await self.line({"note": text})
+
     async def line(self, value: object) -> None:
         await self._response.write(json.dumps(value).encode() + b"\n")
 

@@ -14,6 +14,7 @@ from hermes_nodes.gateway.guard import Guard
 from hermes_nodes.gateway.lockout import Lockout
 from hermes_nodes.gateway.pairings import Candidate, Pairings
 from hermes_nodes.link import CLOSE_GRACE, WebSocketLink, close_websocket, send_frame
+from hermes_nodes.older_sessions import OlderSession
 from hermes_nodes.protocol.codec import Frame, RecordCodec
 from hermes_nodes.protocol.handshake import Accepted, GatewayHandshake, Refused
 from hermes_nodes.protocol.messages import (
@@ -25,7 +26,7 @@ from hermes_nodes.protocol.messages import (
 )
 from hermes_nodes.protocol.stream import Budget
 from hermes_nodes.registry import NodeRegistry
-from hermes_nodes.sessions import RateExceeded, Session, StreamSession, TextSession
+from hermes_nodes.sessions import RateExceeded, Session, StreamSession
 from hermes_nodes.tokens import Pairing, Seen
 
 log = logging.getLogger(__name__)
@@ -201,7 +202,14 @@ class NodesEndpoint:
                 limit=limit,
                 budget=self._budget,
             )
-        return TextSession(accepted, codec=codec, pairing_id=pairing_id, remote_addr=address, limit=limit)
+        return OlderSession(
+            accepted,
+            codec=codec,
+            pairing_id=pairing_id,
+            remote_addr=address,
+            limit=limit,
+            guard=self.settings.legacy_exec == "guarded",
+        )
 
     def _register(self, session: Session) -> None:
         old = self._registry.register(session)

@@ -75,6 +75,8 @@ class Accepted(NamedTuple):
     hello: Hello
     auth_ok: Frame
     codec: NodeCodec
+    #: Whether `exec_chunk` was agreed on.
+    chunks: bool = False
 
     @property
     def streams(self) -> bool:
@@ -253,7 +255,9 @@ class GatewayHandshake:
 
     def _accepted(self, hello: Hello, name: str, codec: NodeCodec, proof: bytes | None) -> Accepted:
         auth_ok = AuthOk(session_id=self.session_id, proof=crypto.b64url(proof) if proof else None)
-        return Accepted(name, self.session_id, hello, Frame(encode(auth_ok), binary=False), codec)
+        chunks = EXEC_CHUNK in self._accepted_capabilities(hello)
+        frame = Frame(encode(auth_ok), binary=False)
+        return Accepted(name, self.session_id, hello, frame, codec, chunks)
 
     # -- refusals --
 

@@ -1,9 +1,9 @@
 """Runs the commands of tests/transcripts in a fresh home, and compares what they print and how they end.
 
-A transcript opens with comments; `# With: gateway, laptop` starts these first. Then come commands behind
-`$ `, which a real shell runs, each followed by its stdout, its stderr behind `2> `, and `[exit N]` if that
-is not 0. Placeholders stand for what differs from run to run; in a command too, <TOKEN> being the last one
-printed.
+A transcript opens with comments; `# With: gateway, laptop` starts these first, and `# With: older` begins
+with a home as the older system left it. Then come commands behind `$ `, which a real shell runs, each
+followed by its stdout, its stderr behind `2> `, and `[exit N]` if that is not 0. Placeholders stand for
+what differs from run to run; in a command too, <TOKEN> being the last one printed.
 """
 
 import getpass
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import older_home
 from tests.harness import Home
 from tests.support import PATIENCE
 
@@ -75,6 +76,8 @@ class Terminal:
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "HERMES_NODE_CONFIG": str(home.folder / "node-laptop" / "config.toml"),
         }
+        if "older" in parts:
+            older_home.leave(home.path)
         if "gateway" in parts:
             gateway = stack.enter_context(home.gateway())
             self._values["<PORT>"] = str(gateway.port)

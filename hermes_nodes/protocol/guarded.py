@@ -1,0 +1,208 @@
+"""The script that makes a command exact on an older node, and how its output is taken apart.
+
+Such a node feeds each command to one long-lived interactive shell and takes its output line by line, as
+text. So the command runs in a child shell with a process group of its own, whatever it prints travels as
+base64 in short lines between markers, and all that came from the caller stands in the script as octal
+numbers, into which no shell, line editor or history reads anything. POSIX sh, with the tools that Linux
+and macOS share; `setsid` only where there is one.
+"""
+
+import binascii
+import re
+import secrets
+import shlex
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from hermes_nodes.errors import ProtocolViolation
+
+#: Bytes of each stream that are passed on. Encoded, both together must stay below the 10 MB at which an
+#: older node cuts what it is given, or the exit code behind them would be lost.
+KEEP_BYTES = 7 * 1024 * 1024
+_ENCODED_BYTES = 9_990_000
+#: Bytes of a command: Linux takes no longer argument (MAX_ARG_STRLEN, less its NUL).
+MAX_COMMAND = 128 * 1024 - 1
+#: Bytes of a command's input.
+MAX_STDIN = 512 * 1024
+
+#: Run once in an interactive shell, it no longer echoes the scripts that it is fed.
+ECHO_OFF = "set +o emacs +o vi; PS2=\n"
+
+# The command's group is ended in time; the group of its readers when even that did not close the pipes.
+# Each fd has one task: 9 the node's end of stdout, 8 notes on stderr's way, 7 the command's stderr, 4 its
+# stdin. Notes stand amid base64 in signs that it lacks: `:code:`, `(n)` for the bytes that stdout took,
+# `;` for a time-out. They are taken out with sed: the shells' own expansions are quadratic on megabytes.
+_READERS = """\
+_c=$1 _s=$2 _g=$3; shift 3
+_b() {{ base64 | tr -d "\\n" | fold -w 1000; }}
+_e() {{ head -c {keep} | _b; cat >/dev/null; }}
+{stdout}
+exec 9>&1
+_r=$( exec 8>&1; {{ {{ exec 4<&0; [ "$_g" ] || set -m
+$_g ${{1+env}} "$@" "$_s" -c "$_c" "${{_s##*/}}" <&4 4<&- 2>&7 7>&- 8>&- 9>&- & _p=$!; set +m
+( exec 4<&- 7>&- 8>&- >/dev/null; sleep {seconds}; printf ";" >&9
+kill -s TERM -- -$_p || kill -s TERM $_p; sleep 2
+kill -s KILL -- -$_p || kill -s KILL $_p; sleep 2; kill -s KILL -- -$$ ) &
+wait $_p; printf ":%s:" $? >&8
+}} 2>/dev/null | _o 7>&-; }} 7>&1 | _e 8>&- 9>&- )
+_n=$(printf "%s\\n" "$_r" | sed -n "s/.*(\\([0-9]*\\)).*/\\1/p")
+echo; echo {marker}err
+printf "%s\\n" "$_r" | head -c $(({encoded} - ${{_n:-0}}))
+echo; printf "%s\\n" "$_r" | sed -n "s/.*:\\([0-9][0-9]*\\):.*/{marker}end \\1/p"
+"""
+_WHOLE = """\
+_o() { _e 8>&- | awk "{ n += length + 1; print } END { printf \\"(%d)\\", n | \\"cat >&8\\" }" >&9; }"""
+# One read, one piece: `head` and `base64` would wait for a full buffer.
+_LIVE = """\
+_o() {{ _n=0
+while _l=$(dd bs=49152 count=1 2>/dev/null 8>&- | _b 8>&-); [ "$_l" ]; do
+printf "%s\\n" "$_l" >&9; _n=$((_n + ${{#_l}} + 1)); [ $_n -lt {encoded} ] || break
+done; printf "(%s)" $_n >&8; cat >/dev/null 8>&-; }}"""
+_RUN = """\
+_s=$(command -v bash || command -v sh)
+_g=; command -v setsid >/dev/null 2>&1 && _g=setsid
+[ "$_g" ] || set -m
+echo {marker}out
+{source} $_g "$_s" -c '{readers}' sh "$_c" "$_s" "$_g" {env} {input} & _j=$!
+{{ wait $_j; kill -s KILL -- -$_j; }} 2>/dev/null
+echo"""
+
+
+def new_marker() -> str:
+    """What stands around the parts of one command's output, and in no command's own."""
+    return f"hermes{secrets.token_hex(12)}"
+
+
+def guarded_script(
+    marker: str,
+    command: str,
+    *,
+    seconds: float,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    live: bool = False,
+) -> str:
+    """A script that runs ``command`` in a shell of its own, for at most so many seconds."""
+    variables = [f"{name}={value}" for name, value in (env or {}).items()]
+    limits = {"keep": KEEP_BYTES + 1, "encoded": _ENCODED_BYTES}
+    readers = _READERS.format(
+        **limits, marker=marker, seconds=f"{seconds:g}", stdout=_LIVE.format(**limits) if live else _WHOLE
+    )
+    run = _RUN.format(
+        marker=marker,
+        readers=readers,
+        source=f"printf '{_octal(stdin)}' 2>/dev/null |" if stdin else "",
+        input="" if stdin else "</dev/null",
+        env=" ".join(f'"$_{number}"' for number in range(len(variables))),
+    )
+    given = [_assign(f"_{number}", variable) for number, variable in enumerate(variables)]
+    return "\n".join(["(", *_stand_in(marker, cwd), *given, _assign("_c", command), run, ")"])
+
+
+def session_script(marker: str, command: str, *, cwd: str | None, env: Mapping[str, str] | None) -> str:
+    """A script that runs ``command`` in the node's own shell, so that what it changes there lasts."""
+    exports = "".join(f"{_assign(name, value)}; export {name}; " for name, value in (env or {}).items())
+    # `command`, or a mistake in it would make dash throw away what the node sends next.
+    run = f'{exports}{_assign("_c", command)}; command eval "$_c" </dev/null'
+    if cwd is None:
+        return run
+    return f'{_assign("_d", cwd)}; if [ . -ef "$_d" ]; then {run}; else echo {marker}denied; fi'
+
+
+def as_command(argv: list[str]) -> str:
+    """A command line that runs these words as they are."""
+    return f"exec {shlex.join(argv)}"
+
+
+def _octal(data: bytes) -> str:
+    return "".join(map(_OCTAL.__getitem__, data))
+
+
+_OCTAL = [f"\\{byte:03o}" for byte in range(256)]
+
+
+def _assign(name: str, value: str) -> str:
+    """A variable with exactly this value: `$(…)` would drop newlines at its end."""
+    return f"{name}=$(printf '{_octal(value.encode())}.'); {name}=${{{name}%.}}"
+
+
+def _stand_in(marker: str, cwd: str | None) -> list[str]:
+    """Go no further where the node did not go to the directory that it was told."""
+    if cwd is None:
+        return []
+    return [_assign("_d", cwd), f'[ . -ef "$_d" ] || {{ echo {marker}denied; exit 0; }}']
+
+
+class Ended(NamedTuple):
+    """How a guarded command ended; ``exit_code`` is None where its shell never said."""
+
+    exit_code: int | None
+    is_late: bool
+    is_denied: bool
+    stderr: bytes
+    truncated: bool
+
+
+class GuardedOutput:
+    """Takes a guarded command's output apart as it comes: ``feed`` gives its stdout, ``end`` the rest."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker.encode()
+        self._rest = b""
+        self._part: Callable[[bytes], bytes] = self._before
+        self._room = KEEP_BYTES
+        self._stderr = bytearray()
+        self._exit_code: int | None = None
+        self._is_late = self._is_denied = self._is_cut = False
+
+    def feed(self, printed: bytes) -> bytes:
+        """The command's stdout that is in this; raises ProtocolViolation where no guard printed it."""
+        *lines, self._rest = (self._rest + printed).split(b"\n")
+        return b"".join([self._part(line) for line in lines])
+
+    def end(self) -> Ended:
+        """What is known when all has come."""
+        self.feed(b"\n")
+        stderr = bytes(self._stderr[:KEEP_BYTES])
+        cut = self._is_cut or len(self._stderr) > KEEP_BYTES
+        return Ended(self._exit_code, self._is_late, self._is_denied, stderr, cut)
+
+    # Each part of the output has its own reader of lines, which gives the stdout that a line holds.
+
+    def _before(self, line: bytes) -> bytes:
+        if line == self._marker + b"out":
+            self._part = self._in_stdout
+        self._is_denied = self._is_denied or line == self._marker + b"denied"
+        return b""
+
+    def _in_stdout(self, line: bytes) -> bytes:
+        if line == self._marker + b"err":
+            self._part = self._in_stderr
+            return b""
+        content = self._decoded(line)
+        self._is_cut = self._is_cut or len(content) > self._room
+        kept = content[: self._room]
+        self._room -= len(kept)
+        return kept
+
+    def _in_stderr(self, line: bytes) -> bytes:
+        if line.startswith(self._marker + b"end "):
+            self._exit_code = int(line.rpartition(b" ")[2])
+            return b""
+        self._stderr += self._decoded(_NOTES.sub(b"", line))
+        return b""
+
+    def _decoded(self, line: bytes) -> bytes:
+        if b";" in line:
+            self._is_late = True
+            line = line.replace(b";", b"")
+        whole = len(line) & ~3
+        self._is_cut = self._is_cut or whole < len(line)
+        try:
+            return binascii.a2b_base64(line[:whole], strict_mode=True)
+        except binascii.Error as error:
+            raise ProtocolViolation("a guarded command's output is damaged") from error
+
+
+_NOTES = re.compile(rb":[0-9]+:|\([0-9]+\)")

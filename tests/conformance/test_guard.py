@@ -1,0 +1,162 @@
+"""Commands on an older node, through the guard: exact, though the node is not."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from hermes_nodes.client import Client, ExecResult
+from hermes_nodes.errors import PathNotAllowed, Unsupported
+from tests.conformance.older_node import Running, older_node
+from tests.harness import Home
+
+MIB = 1024 * 1024
+KEPT = 7 * MIB
+RANDOM = os.urandom(512 * 1024)
+
+
+class Older:
+    """An older node and whoever calls it."""
+
+    def __init__(self, home: Home, node: Running) -> None:
+        self.home = home
+        self.node = node
+        self.client: Client = home.client
+
+    def exec(self, command: str | list[str], **options: object) -> ExecResult:
+        return self.client.exec("older", command, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("bash",), ("sh", "--encrypted"), ("bash", "--encrypted", "--chunks")],
+    ids=" ".join,
+)
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Older]:
+    """One connection for all tests: what one of them leaves behind, the next one meets."""
+    home = Home(tmp_path_factory.mktemp("older"))
+    with (
+        home.gateway(HERMES_NODES_LEGACY_STREAMING="true") as gateway,
+        older_node(home, gateway, "older", "--shell", *request.param, "--retry-first", "0.05") as node,
+    ):
+        yield Older(home, node)
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code", "stdout", "stderr"),
+    [
+        ("exit 3", 3, b"", b""),
+        ("printf foo", 0, b"foo", b""),
+        ("printf foo >&2; printf bar; exit 255", 255, b"bar", b"foo"),
+        ("echo EXIT 5; echo EXIT 6 >&2; echo 'EXIT '", 0, b"EXIT 5\nEXIT \n", b"EXIT 6\n"),
+        (r"printf '\000\377\303\n\n'", 0, b"\0\xff\xc3\n\n", b""),
+        ("cat", 0, b"", b""),
+        ("head -c 3145728 /dev/zero | tr '\\0' x", 0, b"x" * (3 * MIB), b""),
+        ("head -c 4194304 /dev/zero >&2", 0, b"", bytes(4 * MIB)),
+        ("cat <<'END'\n$A 'b' \"c\" `d` \\e\nEND", 0, b"$A 'b' \"c\" `d` \\e\n", b""),
+        ("echo a; # 'a comment", 0, b"a\n", b""),
+        ("echo 'a\tb' \"c!d\" \\", 0, b"a\tb c!d \\\n", b""),
+        ("echo $0 $#; : " + "x" * 100_000, 0, b"bash 0\n", b""),
+        ("kill -9 $$", 137, b"", b""),
+        ("exec 1>&- 2>&-; exit 9", 9, b"", b""),
+        ("echo ünïcödé ☃", 0, "ünïcödé ☃\n".encode(), b""),
+        ("", 0, b"", b""),
+        (["printf", "%s|", "a b", "*", "$x", "'", ""], 0, b"a b|*|$x|'||", b""),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_command_gives_what_it_gives_in_a_shell_of_its_own(
+    older: Older, command: str | list[str], exit_code: int, stdout: bytes, stderr: bytes
+) -> None:
+    done = older.exec(command)
+    assert (done.exit_code, done.truncated) == (exit_code, False)
+    assert done.stdout_bytes == stdout
+    assert done.stderr_bytes == stderr
+
+
+@pytest.mark.parametrize("command", ["(", "nosuchcommand", "exit 1; ("])
+def test_a_command_that_no_shell_takes_fails_as_in_a_shell(older: Older, command: str) -> None:
+    done = older.exec(command)
+    assert done.exit_code not in (None, 0)
+    assert done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\r\n\xff", RANDOM], ids=["empty", "short", "512 KiB"])
+def test_stdin_arrives_exactly_and_ends(older: Older, content: bytes) -> None:
+    assert older.exec("cat", stdin=content).stdout_bytes == content
+
+
+def test_a_command_that_reads_none_of_its_stdin_ends_all_the_same(older: Older) -> None:
+    assert older.exec("exit 4", stdin=RANDOM).exit_code == 4
+
+
+def test_stdin_beyond_512_kib_is_refused_and_nothing_runs(older: Older) -> None:
+    marker = older.node.folder / "ran"
+    with pytest.raises(Unsupported, match="524288 bytes"):
+        older.exec(f"touch {marker}; cat", stdin=RANDOM + b"x")
+    assert not marker.exists()
+
+
+def test_the_environment_is_the_one_that_was_given(older: Older) -> None:
+    given = {"A": 'it\'s "$(id)"\n\n', "B": "", "C-D": "odd", "PATH": "/nonexistent"}
+    shown = older.exec("/usr/bin/env -0", env=given).stdout_bytes.split(b"\0")
+    assert {f"{name}={value}".encode() for name, value in given.items()} <= set(shown)
+    assert older.exec('echo "[$A]"').stdout == "[]\n"
+
+
+def test_a_directory_that_the_node_allows_is_where_the_command_runs(older: Older) -> None:
+    below = older.node.folder / "it's below"
+    below.mkdir(exist_ok=True)
+    assert older.exec("pwd", cwd=str(below)).stdout == f"{below}\n"
+
+
+@pytest.mark.parametrize("elsewhere", ["/usr", "/nonexistent"])
+def test_in_a_directory_that_the_node_does_not_allow_nothing_runs(older: Older, elsewhere: str) -> None:
+    marker = older.node.folder / "ran"
+    with pytest.raises(PathNotAllowed, match="nothing has run") as refused:
+        older.exec(f"touch {marker}", cwd=elsewhere)
+    assert refused.value.exit_status == 77
+    assert not marker.exists()
+
+
+def test_a_time_out_ends_the_command_and_holds_up_nothing(older: Older) -> None:
+    done = older.exec("echo before; sleep 30; echo after", timeout=1)
+    assert (done.status, done.stdout) == ("timeout", "before\n")
+    assert done.duration_ms < 5_000
+    assert older.exec("echo next").stdout == "next\n"
+
+
+def test_a_time_out_ends_also_what_will_not_go(older: Older) -> None:
+    done = older.exec("trap '' TERM; sleep 30", timeout=1)
+    assert done.status == "timeout"
+    assert older.exec("echo next").stdout == "next\n"
+
+
+def test_more_output_than_fits_is_cut_and_said_to_be_cut(older: Older) -> None:
+    done = older.exec("head -c 20971520 /dev/zero >&2; exit 6")
+    assert (done.exit_code, done.truncated) == (6, True)
+    assert done.stderr_bytes == bytes(KEPT)
+    done = older.exec("head -c 20971520 /dev/zero; echo end >&2; exit 7")
+    assert (done.exit_code, done.truncated) == (7, True)
+    assert done.stdout_bytes == bytes(KEPT)
+    assert older.exec("echo next").stdout == "next\n"
+
+
+def test_the_cli_says_that_output_was_cut(older: Older) -> None:
+    done = older.home.run("exec", "older", "head -c 8000000 /dev/zero; exit 8")
+    assert (done.returncode, len(done.stdout)) == (8, KEPT)
+    assert b"output was cut" in done.stderr
+
+
+def test_the_trail_shows_the_command_and_not_the_script(older: Older) -> None:
+    request_id = older.exec("echo to be found", env={"SECRET": "hidden"}).request_id
+    (row,) = [row for row in older.home.trail(action="exec") if row["request_id"] == request_id]
+    assert row["command"] == "echo to be found"
+    assert "hidden" not in str(row)
+
+
+def test_many_calls_later_the_node_still_answers_on_the_same_connection(older: Older) -> None:
+    session = older.home.node_view("older")["session_id"]
+    for number in range(40):
+        assert older.exec(f"echo {number}; exit {number}").exit_code == number
+    assert older.home.node_view("older")["session_id"] == session
