@@ -282,6 +282,29 @@ async def test_large_input_waits_for_room_and_goes_on_when_there_is_some() -> No
         assert isinstance(call.result(), WriteResult)
 
 
+async def test_room_of_a_call_with_too_much_input_is_for_the_next() -> None:
+    node = OlderNode()
+    slow = [Input() for _ in range(3)]
+    calls = [node.starts(a_write("slow"), source) for source in slow]
+    following = node.starts(a_write("next"), whole(bytes(5)))
+    assert node.hears() == []
+    slow[0].give(bytes(10 * MIB + 1))
+    calls[0].input_ready()
+    assert isinstance(ending(calls[0]), Unsupported)
+    assert paths_heard(node) == ["next"]
+    assert following.is_sent
+
+
+async def test_one_call_has_too_much_input_while_another_has_all_of_its_own() -> None:
+    node = OlderNode()
+    sources = Input(), Input()
+    calls = [node.starts(a_write(str(number)), source) for number, source in enumerate(sources)]
+    sources[0].give(bytes(10 * MIB + 1))
+    sources[1].give(b"", ended=True)
+    calls[0].input_ready()
+    assert paths_heard(node) == ["1"]
+
+
 async def test_a_caller_may_leave_while_its_input_is_collected() -> None:
     node = OlderNode()
     call = node.starts(a_write(), Input(b"some"))

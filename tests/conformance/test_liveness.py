@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from hermes_nodes.client import ExecResult
-from tests.conformance.conftest import Dial, Pairing
+from tests.conformance.conftest import Dial
 from tests.conformance.node import Json, Node
 from tests.conformance.operators import Operator, arrived
 from tests.conformance.target import OurTarget, Target, our_target
