@@ -176,6 +176,7 @@ class Unsupported(Unavailable):
         """``lack`` says what the software of a node without `stream/1` can't do."""
         made = cls(name, "")
         made.message = f"node {name!r} runs older node software, which {lack}"
+        made.args = (made.message,)
         made.hint = "`hermes-nodes node run` can: install hermes-nodes on it, and `pair --force` it anew"
         return made
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hermes_nodes.calls import Call
-from hermes_nodes.older_sessions import OlderSession
+from hermes_nodes.older.sessions import OlderSession
 from hermes_nodes.protocol.codec import EncCodec, Frame, PlainCodec, RecordCodec
 from hermes_nodes.protocol.messages import (
     FROM_GATEWAY,

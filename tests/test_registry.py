@@ -3,7 +3,7 @@
 import pytest
 
 from hermes_nodes.errors import RateLimited
-from hermes_nodes.older_sessions import OlderSession
+from hermes_nodes.older.sessions import OlderSession
 from hermes_nodes.protocol.codec import PlainCodec
 from hermes_nodes.registry import NodeRegistry
 from tests.protocol.support import NAME, TOKEN, HandmadeNode, converse, gateway

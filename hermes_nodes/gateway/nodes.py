@@ -14,7 +14,7 @@ from hermes_nodes.gateway.guard import Guard
 from hermes_nodes.gateway.lockout import Lockout
 from hermes_nodes.gateway.pairings import Candidate, Pairings
 from hermes_nodes.link import CLOSE_GRACE, WebSocketLink, close_websocket, send_frame
-from hermes_nodes.older_sessions import OlderSession
+from hermes_nodes.older.sessions import OlderSession
 from hermes_nodes.protocol.codec import Frame, RecordCodec
 from hermes_nodes.protocol.handshake import Accepted, GatewayHandshake, Refused
 from hermes_nodes.protocol.messages import (

@@ -28,44 +28,54 @@ MAX_STDIN = 512 * 1024
 #: Run once in an interactive shell, it no longer echoes the scripts that it is fed.
 ECHO_OFF = "set +o emacs +o vi; PS2=\n"
 
-# The command's group is ended in time; the group of its readers when even that did not close the pipes.
+# Three shells, one in the other: ``_MAIN``, in the foreground of the node's own; a group of readers, which
+# can be ended as one when its time is up or its work is done; the command in a group of its own. Under bash
+# `set -m` makes the groups, and leaves the signals of what it starts alone; a plain sh has `setsid` for it.
 # Each fd has one task: 9 the node's end of stdout, 8 notes on stderr's way, 7 the command's stderr, 4 its
 # stdin. Notes stand amid base64 in signs that it lacks: `:code:`, `(n)` for the bytes that stdout took,
 # `;` for a time-out. They are taken out with sed: the shells' own expansions are quadratic on megabytes.
+_RUN = """\
+_s=$(command -v bash || command -v sh)
+_m='{readers}'
+{source} "$_s" -c '{main}' sh "$_m" "$_s" "$_c" {env} {input}
+echo"""
+_MAIN = """\
+exec 2>/dev/null 4<&0
+_m=$1 _s=$2 _g=; shift
+case $_s in *bash) set -m ;; *) command -v setsid >/dev/null && _g=setsid ;; esac
+echo {marker}out
+$_g "$_s" -c "$_m" sh "$_g" "$@" <&4 4<&- & _j=$!
+wait $_j; kill -s KILL -- -$_j"""
 _READERS = """\
-_c=$1 _s=$2 _g=$3; shift 3
+_g=$1 _s=$2 _c=$3; shift 3
 _b() {{ base64 | tr -d "\\n" | fold -w 1000; }}
 _e() {{ head -c {keep} | _b; cat >/dev/null; }}
 {stdout}
 exec 9>&1
 _r=$( exec 8>&1; {{ {{ exec 4<&0; [ "$_g" ] || set -m
-$_g ${{1+env}} "$@" "$_s" -c "$_c" "${{_s##*/}}" <&4 4<&- 2>&7 7>&- 8>&- 9>&- & _p=$!; set +m
+$_g ${{1+env --}} "$@" "$_s" -c "$_c" "${{_s##*/}}" <&4 4<&- 2>&7 7>&- 8>&- 9>&- & _p=$!; set +m
 ( exec 4<&- 7>&- 8>&- >/dev/null; sleep {seconds}; printf ";" >&9
 kill -s TERM -- -$_p || kill -s TERM $_p; sleep 2
 kill -s KILL -- -$_p || kill -s KILL $_p; sleep 2; kill -s KILL -- -$$ ) &
 wait $_p; printf ":%s:" $? >&8
-}} 2>/dev/null | _o 7>&-; }} 7>&1 | _e 8>&- 9>&- )
+}} | _o 7>&-; }} 7>&1 | _e 8>&- 9>&- )
 _n=$(printf "%s\\n" "$_r" | sed -n "s/.*(\\([0-9]*\\)).*/\\1/p")
+_n=$(({encoded} - ${{_n:-0}})); [ $_n -gt 0 ] || _n=0
 echo; echo {marker}err
-printf "%s\\n" "$_r" | head -c $(({encoded} - ${{_n:-0}}))
-echo; printf "%s\\n" "$_r" | sed -n "s/.*:\\([0-9][0-9]*\\):.*/{marker}end \\1/p"
+printf "%s\\n" "$_r" | head -c $_n
+echo; [ ${{#_r}} -le $_n ] || echo {marker}cut
+printf "%s\\n" "$_r" | sed -n "s/.*:\\([0-9][0-9]*\\):.*/{marker}end \\1/p"
 """
 _WHOLE = """\
 _o() { _e 8>&- | awk "{ n += length + 1; print } END { printf \\"(%d)\\", n | \\"cat >&8\\" }" >&9; }"""
-# One read, one piece: `head` and `base64` would wait for a full buffer.
+# One read, one piece: `head` and `base64` would wait for a full buffer. The last may not pass the limit.
 _LIVE = """\
 _o() {{ _n=0
 while _l=$(dd bs=49152 count=1 2>/dev/null 8>&- | _b 8>&-); [ "$_l" ]; do
-printf "%s\\n" "$_l" >&9; _n=$((_n + ${{#_l}} + 1)); [ $_n -lt {encoded} ] || break
+printf "%s\\n" "$_l" >&9; _n=$((_n + ${{#_l}} + 1)); [ $_n -lt {last} ] || break
 done; printf "(%s)" $_n >&8; cat >/dev/null 8>&-; }}"""
-_RUN = """\
-_s=$(command -v bash || command -v sh)
-_g=; command -v setsid >/dev/null 2>&1 && _g=setsid
-[ "$_g" ] || set -m
-echo {marker}out
-{source} $_g "$_s" -c '{readers}' sh "$_c" "$_s" "$_g" {env} {input} & _j=$!
-{{ wait $_j; kill -s KILL -- -$_j; }} 2>/dev/null
-echo"""
+#: What one piece of live output takes: 48 KiB as base64, in lines.
+_PIECE_BYTES = 66_000
 
 
 def new_marker() -> str:
@@ -85,12 +95,15 @@ def guarded_script(
 ) -> str:
     """A script that runs ``command`` in a shell of its own, for at most so many seconds."""
     variables = [f"{name}={value}" for name, value in (env or {}).items()]
-    limits = {"keep": KEEP_BYTES + 1, "encoded": _ENCODED_BYTES}
     readers = _READERS.format(
-        **limits, marker=marker, seconds=f"{seconds:g}", stdout=_LIVE.format(**limits) if live else _WHOLE
+        marker=marker,
+        keep=KEEP_BYTES + 1,
+        encoded=_ENCODED_BYTES,
+        seconds=f"{seconds:g}",
+        stdout=_LIVE.format(last=_ENCODED_BYTES - _PIECE_BYTES) if live else _WHOLE,
     )
     run = _RUN.format(
-        marker=marker,
+        main=_MAIN.format(marker=marker),
         readers=readers,
         source=f"printf '{_octal(stdin)}' 2>/dev/null |" if stdin else "",
         input="" if stdin else "</dev/null",
@@ -144,8 +157,18 @@ class Ended(NamedTuple):
     truncated: bool
 
 
+class DamagedOutput(ProtocolViolation):
+    """What a guarded command's shell printed holds something that its guard did not print."""
+
+    def __init__(self) -> None:
+        super().__init__("a guarded command's output is damaged")
+
+
 class GuardedOutput:
-    """Takes a guarded command's output apart as it comes: ``feed`` gives its stdout, ``end`` the rest."""
+    """Takes a guarded command's output apart as it comes: ``feed`` gives its stdout, ``end`` the rest.
+
+    Both raise DamagedOutput.
+    """
 
     def __init__(self, marker: str) -> None:
         self._marker = marker.encode()
@@ -157,8 +180,10 @@ class GuardedOutput:
         self._is_late = self._is_denied = self._is_cut = False
 
     def feed(self, printed: bytes) -> bytes:
-        """The command's stdout that is in this; raises ProtocolViolation where no guard printed it."""
+        """The command's stdout that is in this."""
         *lines, self._rest = (self._rest + printed).split(b"\n")
+        if len(self._rest) > _MAX_LINE:
+            raise DamagedOutput
         return b"".join([self._part(line) for line in lines])
 
     def end(self) -> Ended:
@@ -177,6 +202,7 @@ class GuardedOutput:
         return b""
 
     def _in_stdout(self, line: bytes) -> bytes:
+        line = self._without_time_out(line)
         if line == self._marker + b"err":
             self._part = self._in_stderr
             return b""
@@ -187,22 +213,41 @@ class GuardedOutput:
         return kept
 
     def _in_stderr(self, line: bytes) -> bytes:
-        if line.startswith(self._marker + b"end "):
-            self._exit_code = int(line.rpartition(b" ")[2])
-            return b""
-        self._stderr += self._decoded(_NOTES.sub(b"", line))
+        line = self._without_time_out(line)
+        if line == self._marker + b"cut":
+            self._is_cut = True
+        elif line.startswith(self._marker):
+            self._exit_code = self._code(line.removeprefix(self._marker))
+        else:
+            self._stderr += self._decoded(_NOTES.sub(b"", line))
         return b""
 
+    def _without_time_out(self, line: bytes) -> bytes:
+        """The sign of a time-out may be printed between any two writes of the guard."""
+        if b";" not in line:
+            return line
+        self._is_late = True
+        return line.replace(b";", b"")
+
+    def _code(self, note: bytes) -> int:
+        match = re.fullmatch(rb"end ([0-9]{1,3})", note)
+        if match is None or int(match[1]) > _MOST_CODE:
+            raise DamagedOutput
+        return int(match[1])
+
     def _decoded(self, line: bytes) -> bytes:
-        if b";" in line:
-            self._is_late = True
-            line = line.replace(b";", b"")
+        """Where the last line was cut off, what is whole of it."""
         whole = len(line) & ~3
         self._is_cut = self._is_cut or whole < len(line)
         try:
             return binascii.a2b_base64(line[:whole], strict_mode=True)
         except binascii.Error as error:
-            raise ProtocolViolation("a guarded command's output is damaged") from error
+            raise DamagedOutput from error
 
 
-_NOTES = re.compile(rb":[0-9]+:|\([0-9]+\)")
+# The last one may have been cut off.
+_NOTES = re.compile(rb":[0-9]+:|\([0-9]+\)|[:(][0-9]*\Z")
+#: The guard's own lines have a thousand characters; what has many more comes from elsewhere.
+_MAX_LINE = 64 * 1024
+#: What a process can leave behind as its exit code.
+_MOST_CODE = 255

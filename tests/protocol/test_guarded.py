@@ -41,7 +41,7 @@ NODE_KEEPS = 10_000_000
 #: The seconds between the guard's time-out and the node's own.
 NODE_WAITS = 5.0
 TOOLS = {"bash", "sh", "setsid", "env", "sleep", "base64", "tr", "fold", "head", "cat", "awk", "sed", "dd"}
-MISSING = [{"setsid"}, {"bash"}, {"bash", "setsid"}]
+MISSING = [{"setsid"}, {"bash"}]
 in_bash = pytest.mark.parametrize("shell", ["bash"], indirect=True)
 both_modes = pytest.mark.parametrize("live", [False, True], ids=["whole", "live"])
 

@@ -17,14 +17,10 @@ from hermes_nodes.errors import (
     NodeDisconnected,
     ProtocolViolation,
 )
-from hermes_nodes.older_calls import (
-    GuardedExec,
-    OlderCall,
-    OlderExec,
-    OlderRead,
-    OlderWrite,
-    check_supported,
-)
+from hermes_nodes.older.calls import OlderCall
+from hermes_nodes.older.commands import GuardedExec, OlderExec
+from hermes_nodes.older.files import OlderRead, OlderWrite
+from hermes_nodes.older.limits import check_supported
 from hermes_nodes.protocol.codec import EncCodec, Frame, PlainCodec
 from hermes_nodes.protocol.guarded import ECHO_OFF
 from hermes_nodes.protocol.handshake import Accepted
@@ -168,22 +164,27 @@ class OlderSession(Session):
         room = MAX_INPUT - sum(
             call.reserved for call in (*self._waiting, *self._collecting) if call.may_take
         )
-        for call in list(self._collecting):
+        collecting, self._collecting = self._collecting, deque()
+        for call in collecting:
             if not call.may_take and call.reserved <= room:
                 call.may_take = True
                 room -= call.reserved
-            if call.may_take:
-                self._take_input(call)
+            if not call.may_take or self._takes_more(call):
+                self._collecting.append(call)
+            elif call.finished:  # it was too much: the next may have its room
+                room += call.reserved
 
-    def _take_input(self, call: OlderCall) -> None:
+    def _takes_more(self, call: OlderCall) -> bool:
+        """Take the input that has come; whether there is more to wait for."""
         try:
             call.collect()
         except HermesNodesError as error:
-            self._drop(call, error)
-            return
+            del self.calls[call.id]
+            call.finish(error)
+            return False
         if call.is_complete:
-            self._collecting.remove(call)
             self._waiting.append(call)
+        return not call.is_complete
 
     def _send_next(self, call: OlderCall) -> None:
         self._running = call

@@ -19,7 +19,7 @@ from hermes_nodes.errors import (
     ProtocolViolation,
     Unsupported,
 )
-from hermes_nodes.older_sessions import MAX_INPUT, MAX_UNTAKEN, MAX_WAITING, STDERR_BUSY, STDERR_IDLE
+from hermes_nodes.older.sessions import MAX_INPUT, MAX_UNTAKEN, MAX_WAITING, STDERR_BUSY, STDERR_IDLE
 from hermes_nodes.protocol.guarded import ECHO_OFF, MAX_STDIN
 from hermes_nodes.protocol.messages import (
     Bye,

@@ -15,7 +15,7 @@ from hermes_nodes.errors import (
     ProtocolViolation,
     Unsupported,
 )
-from hermes_nodes.older_calls import check_supported
+from hermes_nodes.older.limits import check_supported
 from hermes_nodes.protocol.guarded import MAX_COMMAND
 from hermes_nodes.protocol.messages import (
     LIMIT_LEGACY,
@@ -270,12 +270,16 @@ async def test_a_session_runs_in_the_nodes_own_shell(encrypted: bool) -> None:
     assert call.result() == ExecResult(id=call.id, status="ok", exit_code=2)
 
 
-async def test_damaged_output_of_a_guard_is_a_violation() -> None:
+@pytest.mark.parametrize("damage", ["QU*D\n", "some words\n", "A" * 70_000])
+async def test_a_command_whose_output_something_else_has_printed_into_fails(damage: str) -> None:
     node = OlderNode()
     call = node.starts(a_command())
-    printed = f"{marker_in(node.hears_command().command)}out\nQU*D\n"
-    with pytest.raises(ProtocolViolation):
-        node.answers(call, stdout=printed)
+    following = node.starts(a_command())
+    marker = marker_in(node.hears_command().command)
+    node.answers(call, stdout=f"{marker}out\nQUJD\n{damage}")
+    with pytest.raises(CallFailed, match="damaged"):
+        call.result()
+    assert following.is_sent
 
 
 @pytest.mark.parametrize("code", [3002, 4000, 5000])

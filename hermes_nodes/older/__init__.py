@@ -1,0 +1,1 @@
+"""Nodes without `stream/1`: their sessions, their calls, and what they can't do."""
