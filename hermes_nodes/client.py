@@ -173,6 +173,7 @@ class Client:
         *,
         watch: Sequence[int] = (),
         interrupt: int | None = None,
+        note: Callable[[str], object] = lambda _: None,
     ) -> TransferResult:
         """Give a file's content to ``output``, piece by piece; CallFailed if it arrived altered."""
         body: Json = {"call": "read", "node": node, "path": path}
@@ -182,7 +183,7 @@ class Client:
             digest.update(piece)
             output(piece)
 
-        answer = self.call(body, take, watch=watch, interrupt=interrupt)
+        answer = self.call(body, take, watch=watch, interrupt=interrupt, note=note)
         return transfer_result(answer, "size_bytes", digest.hexdigest())
 
     def write(
@@ -194,11 +195,14 @@ class Client:
         mode: str = "overwrite",
         perm: int | None = None,
         interrupt: int | None = None,
+        note: Callable[[str], object] = lambda _: None,
     ) -> TransferResult:
         """Write a file, from bytes, pieces or a descriptor; it takes effect only when all has arrived."""
         body: Json = {"call": "write", "node": node, "path": path, "mode": mode, "perm": perm}
         digest = _sha256()
-        answer = self.call(body, lambda *_: None, content, interrupt=interrupt, sent=digest.update)
+        answer = self.call(
+            body, lambda *_: None, content, interrupt=interrupt, sent=digest.update, note=note
+        )
         return transfer_result(answer, "bytes_written", digest.hexdigest())
 
     def call(

@@ -152,12 +152,12 @@ class NodeNotConnected(Unavailable):
     http_status = 409
     call_status = "not_connected"
 
-    def __init__(self, name: str, last_seen_at: str | None) -> None:
+    def __init__(self, name: str, last_seen_at: str | None, *, is_older: bool = False) -> None:
         seen = f"last seen {last_seen_at}" if last_seen_at else "never seen"
-        super().__init__(
-            f"node {name!r} is not connected ({seen})",
-            "start it there with `hermes-nodes node run`",
+        start = (
+            "start its node software there" if is_older else "start it there with `hermes-nodes node run`"
         )
+        super().__init__(f"node {name!r} is not connected ({seen})", start)
 
 
 class Unsupported(Unavailable):

@@ -42,7 +42,8 @@ def find_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
     try:
         make_cipher([key])
     except BadKey as error:
-        raise BadKey(f"{source} is not a valid token key", error.hint) from None
+        hint = f"put back the one that this home's store was made with; for a new home, {error.hint}"
+        raise BadKey(f"{source} is not a valid token key", hint) from None
     return key
 
 

@@ -111,6 +111,8 @@ def open_store(
     # Read first: where this fails, no store must have been made with a key that may be the wrong one.
     found = takeover.read(older, key) if older else []
     notes = [f"made a token key and saved it in {settings.env_path}"] if made_key else []
+    if takeover.is_missing(settings):
+        notes.append(f"warning: {settings.older_store_path} is not there: this starts with an empty store")
     with ExitStack() as stack:
         store = stack.enter_context(TokenStore.open(settings.token_store_path, [key]))
         if older is not None:
@@ -181,7 +183,9 @@ def pair(store: TokenStore, trail: AuditLog, request: PairRequest, actor: str) -
     name = request.name if store.live(request.name) else check_name(request.name)
     labels = dict(check_label(f"{key}={value}") for key, value in request.labels.items())
 
-    def note(pairing: Pairing) -> None:
+    def note(pairing: Pairing, replaced: Pairing | None) -> None:
+        if replaced is not None:
+            trail.append(action="revoke", status="ok", node=name, pairing_id=replaced.id, actor=actor)
         trail.append(action="pair", status="ok", node=name, pairing_id=pairing.id, actor=actor)
 
     return store.pair(

@@ -69,6 +69,11 @@ def pending(settings: Settings) -> Path | None:
     return found[0]
 
 
+def is_missing(settings: Settings) -> bool:
+    """Whether the settings name a file of the older system's that is not there, nor was taken over."""
+    return settings.older_store_path is not None and is_untouched(settings)
+
+
 def is_untouched(settings: Settings) -> bool:
     """Whether nothing was ever paired in this home, neither by us nor by the older system."""
     return not is_store(settings.token_store_path) and pending(settings) is None

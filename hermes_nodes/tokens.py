@@ -153,11 +153,11 @@ class TokenStore:
         expires_at: str | None = None,
         first_use_by: str | None = None,
         replace: bool = False,
-        before_commit: Callable[[Pairing], object] = lambda _: None,
+        before_commit: Callable[[Pairing, Pairing | None], object] = lambda *_: None,
     ) -> tuple[Pairing, str]:
         """A new pairing and its token, which can't be had again later.
 
-        If ``before_commit`` raises, nothing has happened.
+        ``before_commit`` gets it and the one that it replaces; if it raises, nothing has happened.
 
         AlreadyPaired if the name has one, revoked or not by then by its expiry; ``replace``
         revokes that one in the same transaction. The name is taken as it is: see ``check_name``.
@@ -172,7 +172,7 @@ class TokenStore:
             if old is not None:
                 self._end(old, now)
             self._insert(database, pairing, Secret("token", token))
-            before_commit(pairing)
+            before_commit(pairing, old)
         return pairing, token
 
     def taken_over(self) -> Path | None:

@@ -7,7 +7,7 @@ import typer
 from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.interrupts import Interrupts, interrupts
 from hermes_nodes.cli.options import Json, command, duration, pairs
-from hermes_nodes.cli.output import bytes_fields, print_error, print_json, say, write_all
+from hermes_nodes.cli.output import bytes_fields, print_error, print_json, say, say_note, write_all
 from hermes_nodes.client import Client, Kept, exec_body, exec_result
 from hermes_nodes.errors import HermesNodesError, UsageError, from_wire
 
@@ -73,10 +73,10 @@ def execute(
             content,
             watch=(_STDOUT_FD,),
             interrupt=caught.fd,
-            note=_say_note,
+            note=say_note,
         )
     if answer.get("truncated"):
-        say("warning: the output was cut: there was more than the call could carry")
+        say("warning: the output was cut: there was more than this call could carry (7 MiB on older nodes)")
     return _exit_code(answer)
 
 
@@ -91,16 +91,12 @@ def _exit_code(answer: dict[str, object]) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _say_note(text: str) -> None:
-    say(f"note: {text}")
-
-
 def _as_json(gateway: Client, body: dict[str, object], content: int | None, caught: Interrupts) -> int:
     """One object in every case, also when nothing ran."""
     kept = Kept()
     node = str(body["node"])
     try:
-        answer = gateway.call(body, kept.add, content, interrupt=caught.fd, note=_say_note)
+        answer = gateway.call(body, kept.add, content, interrupt=caught.fd, note=say_note)
         result = exec_result(answer, kept)
     except HermesNodesError as error:
         print_json(_failed(node, kept, error))

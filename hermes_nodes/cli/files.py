@@ -7,7 +7,7 @@ import typer
 from hermes_nodes.cli.home import client
 from hermes_nodes.cli.interrupts import interrupts
 from hermes_nodes.cli.options import NodeName, checked, command
-from hermes_nodes.cli.output import write_all
+from hermes_nodes.cli.output import say_note, write_all
 
 _STDIN_FD, _STDOUT_FD = 0, 1
 
@@ -23,7 +23,7 @@ def read(context: typer.Context, node: NodeName, path: FilePath) -> None:
         write_all(_STDOUT_FD, piece)
 
     with interrupts() as caught:
-        client(context).read(node, path, output, watch=(_STDOUT_FD,), interrupt=caught.fd)
+        client(context).read(node, path, output, watch=(_STDOUT_FD,), interrupt=caught.fd, note=say_note)
 
 
 def write(
@@ -42,7 +42,9 @@ def write(
     """Write stdin to a file of a node; it takes effect only when all of it has arrived."""
     bits = None if perm is None else checked(_octal, perm)
     with interrupts() as caught:
-        client(context).write(node, path, _STDIN_FD, mode=mode, perm=bits, interrupt=caught.fd)
+        client(context).write(
+            node, path, _STDIN_FD, mode=mode, perm=bits, interrupt=caught.fd, note=say_note
+        )
 
 
 def _octal(text: str) -> int:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -98,12 +99,16 @@ def _nodes(
 
 def _say_unencrypted(nodes: Nodes) -> None:
     """Name the nodes that were taken over, and what would give them encryption."""
-    names = [printable(node["name"]) for node in nodes if node.get("hash_only")]
-    if names:
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        named = ", ".join(names[:_MOST_NAMED]) + more
-        say(f"not end-to-end encrypted, as only a hash of the token was taken over: {named}")
-        say("re-pairing brings encryption: `hermes-nodes pair --force NAME`, and the new token on the node")
+    if taken := _named(nodes, lambda node: bool(node.get("hash_only"))):
+        say(f"not end-to-end encrypted, re-pairing brings that (`hermes-nodes pair --force NAME`): {taken}")
+    if plain := _named(nodes, lambda node: node["encrypted"] is False and not node.get("hash_only")):
+        say(f"not end-to-end encrypted, as their software does not offer it: {plain}")
+
+
+def _named(nodes: Nodes, which: Callable[[dict[str, object]], bool]) -> str:
+    names = [printable(node["name"]) for node in nodes if which(node)]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _steady(node: dict[str, object]) -> dict[str, object]:

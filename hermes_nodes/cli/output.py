@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -22,6 +23,11 @@ def say(sentence: str) -> None:
     """A line of talk, on stderr."""
     with suppress(OSError):  # nobody listens
         print(f"{PROGRAM}: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - the CLI speaks
+
+
+def say_note(text: str) -> None:
+    """What the gateway has to say while a call runs."""
+    say(f"note: {text}")
 
 
 def print_data(line: str) -> None:
@@ -60,6 +66,8 @@ class Column(NamedTuple):
     is_time: bool = False
 
 
+#: Characters of a time down to its second.
+_TIME_CHARS = 19
 #: Characters of the last column that a line of a table has room for at least.
 _LEAST_LAST = 20
 Style = Callable[[str, str], str]
@@ -109,8 +117,11 @@ def _print_terminal_table(
 
 def _terminal_cell(column: Column, row: Mapping[str, object]) -> str:
     value = _cell(row.get(column.key))
-    # 2026-01-31T12:00:00.000Z: month to second, UTC as everywhere.
-    return value[5:19].replace("T", " ") if column.is_time else value
+    if not column.is_time or len(value) < _TIME_CHARS:
+        return value
+    # 2026-01-31T12:00:00.000Z: month to second of this year, else year to minute; UTC as everywhere.
+    shown = value[5:19] if value[:4] == time.strftime("%Y", time.gmtime()) else value[:16]
+    return shown.replace("T", " ")
 
 
 def _cell(value: object) -> str:

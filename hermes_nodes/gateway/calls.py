@@ -29,6 +29,7 @@ from hermes_nodes.gateway.pairings import Pairings
 from hermes_nodes.protocol.messages import (
     ERROR_NAMES,
     MAX_CALLS,
+    STREAM,
     Error,
     Exec,
     ExecResult,
@@ -262,7 +263,8 @@ class Calls:
             raise UnknownNode(name)
         session = self._registry.get(name)
         if session is None:
-            raise NodeNotConnected(name, pairing.last_seen_at)
+            is_older = bool(pairing.last_seen_at) and STREAM not in pairing.capabilities
+            raise NodeNotConnected(name, pairing.last_seen_at, is_older=is_older)
         self._registry.admit_call(session, time.monotonic())
         return session.start(running.request, running.source)
 

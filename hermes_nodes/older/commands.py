@@ -32,7 +32,8 @@ class OlderExec(OlderCall):
         self.is_script = request.session is not None
         if request.session is not None:
             self.note = (
-                f"node {self._name!r} runs sessions in its one shared shell, guarded from stdin alone"
+                f"all sessions on node {self._name!r} are its one shared shell, guarded from stdin alone: "
+                "what a command changes there lasts for every later one"
             )
         self._marker = guarded.new_marker()
         self._denied = f"{self._marker}denied".encode()

@@ -32,9 +32,11 @@ def _lack(request: Exec | Read | Write, *, guard: bool) -> str | None:
         case Exec():
             return _exec_lack(request, guard=guard)
         case Read() if request.offset or request.length is not None:
-            return "can't read part of a file (`stream/1`)"
-        case Write() if request.perm is not None or request.offset:
-            return "can't set permissions or resume a transfer (`stream/1`)"
+            return "can't read part of a file"
+        case Write() if request.perm is not None:
+            return "can't set permissions"
+        case Write() if request.offset:
+            return "can't resume a transfer"
         case _:
             return None
 

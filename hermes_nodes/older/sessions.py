@@ -111,7 +111,7 @@ class OlderSession(Session):
 
     def cancel(self, call: Call) -> None:
         if call is self._running:
-            hint = "the node can't be told (it lacks `stream/1`): look there before you repeat it"
+            hint = "older node software can't be told to end it: look there before you repeat it"
             call.finish(CallCancelled("the call was cancelled here; on the node it may go on", hint))
         else:
             self._drop(call, CallCancelled("the call was cancelled while it waited; nothing has run"))

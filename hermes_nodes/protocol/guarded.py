@@ -27,6 +27,9 @@ MAX_STDIN = 512 * 1024
 
 #: Run once in an interactive shell, it no longer echoes the scripts that it is fed.
 ECHO_OFF = "set +o emacs +o vi; PS2=\n"
+# The node moves its shell to each call's directory, and leaves it there. Where it stood at first is where
+# calls that name none begin; `_hermes_at` is where the last command of a session has gone.
+_REMEMBER = '[ "$_hermes_home" ] || _hermes_home={}\n'
 
 # Three shells, one in the other: ``_MAIN``, in the foreground of the node's own; a group of readers, which
 # can be ended as one when its time is up or its work is done; the command in a group of its own. Under bash
@@ -110,22 +113,35 @@ def guarded_script(
         env=" ".join(f'"$_{number}"' for number in range(len(variables))),
     )
     given = [_assign(f"_{number}", variable) for number, variable in enumerate(variables)]
-    return "\n".join(["(", *_stand_in(marker, cwd), *given, _assign("_c", command), run, ")"])
+    return _remember(cwd) + "\n".join(
+        ["(", *_stand_in(marker, cwd), *given, _assign("_c", command), run, ")"]
+    )
 
 
 def session_script(marker: str, command: str, *, cwd: str | None, env: Mapping[str, str] | None) -> str:
     """A script that runs ``command`` in the node's own shell, so that what it changes there lasts."""
     exports = "".join(f"{_assign(name, value)}; export {name}; " for name, value in (env or {}).items())
     # `command`, or a mistake in it would make dash throw away what the node sends next.
-    run = f'{exports}{_assign("_c", command)}; command eval "$_c" </dev/null'
+    run = (
+        f'{exports}{_assign("_hermes_c", command)}; command eval "$_hermes_c" </dev/null; '
+        "_hermes_r=$?; _hermes_at=$PWD; (exit $_hermes_r)"
+    )
     if cwd is None:
-        return run
-    return f'{_assign("_d", cwd)}; if [ . -ef "$_d" ]; then {run}; else echo {marker}denied; fi'
+        return f'{_remember(cwd)}cd "${{_hermes_at:-$_hermes_home}}" 2>/dev/null; {run}'
+    check = f'{_assign("_hermes_d", cwd)}; [ . -ef "$_hermes_d" ]'
+    return f"{_remember(cwd)}if {check}; then {run}; else echo {marker}denied; fi"
 
 
 def as_command(argv: list[str]) -> str:
     """A command line that runs these words as they are."""
+    if argv[0].startswith("-"):  # which `exec` takes for its own options, with `--` before it in bash alone
+        return f"printf '%s: not found\\n' {shlex.quote(argv[0])} >&2; exit 127"
     return f"exec {shlex.join(argv)}"
+
+
+def _remember(cwd: str | None) -> str:
+    """Keep where the node's shell began; a call's own directory is where it has been moved to since."""
+    return _REMEMBER.format("$PWD" if cwd is None else "$OLDPWD")
 
 
 def _octal(data: bytes) -> str:
@@ -143,7 +159,7 @@ def _assign(name: str, value: str) -> str:
 def _stand_in(marker: str, cwd: str | None) -> list[str]:
     """Go no further where the node did not go to the directory that it was told."""
     if cwd is None:
-        return []
+        return ['cd "$_hermes_home" 2>/dev/null']
     return [_assign("_d", cwd), f'[ . -ef "$_d" ] || {{ echo {marker}denied; exit 0; }}']
 
 

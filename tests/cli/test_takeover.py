@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from tests import older_home as older
-from tests.harness import Home
+from tests.harness import Home, scripted_node
 from tests.support import PATIENCE, mode
 
 OTHER_KEY = Fernet.generate_key().decode()
@@ -49,12 +49,14 @@ def test_the_list_says_what_lacks_encryption_and_what_brings_it(older_home: Home
         ["web-1", "disconnected"],
     ]
     stderr = done.stderr.decode()
-    assert "was taken over: build box, nas, web-1\n" in stderr
-    assert stderr.count("re-pairing brings encryption: `hermes-nodes pair --force NAME`") == 1
+    assert (
+        stderr.count("re-pairing brings that (`hermes-nodes pair --force NAME`): build box, nas, web-1\n")
+        == 1
+    )
 
 
 def test_the_note_names_those_that_are_listed_and_goes_with_the_last(older_home: Home) -> None:
-    assert b"taken over: nas\n" in older_home.run("list", "nas").stderr
+    assert b"NAME`): nas\n" in older_home.run("list", "nas").stderr
     for name in NAMES:
         assert b"re-pairing" in older_home.run("list").stderr
         older_home.pair(name, "--force")
@@ -238,3 +240,22 @@ def test_old_rows_stay_readable_over_a_rotation(older_home: Home) -> None:
         "new-2",
         "new-3",
     ]
+
+
+async def test_a_node_whose_software_offers_no_encryption_goes_on_being_named(older_home: Home) -> None:
+    with older_home.gateway() as gateway:
+        token = older_home.pair("web-1", "--force")
+        async with scripted_node(gateway.url) as node:
+            await node.send_text('{"type": "hello", "protocol_version": "0.1.0", "node_name": "web-1"}')
+            await node.receive_json()
+            await node.send_text(f'{{"type": "auth", "node_name": "web-1", "token": "{token}"}}')
+            assert (await node.receive_json())["type"] == "auth_ok"
+            said = older_home.run("list", "web-1").stderr
+    assert b"as their software does not offer it: web-1\n" in said
+
+
+def test_a_file_that_the_settings_name_and_that_is_missing_is_said(empty_home: Home) -> None:
+    path = empty_home.folder / "tokns.json"
+    done = empty_home.run("pair", "laptop", HERMES_NODES_TOKEN_STORE_PATH=str(path))
+    assert done.returncode == 0
+    assert f"warning: {path} is not there: this starts with an empty store\n".encode() in done.stderr

@@ -110,6 +110,16 @@ def test_a_directory_that_the_node_allows_is_where_the_command_runs(older: Older
     assert older.exec("pwd", cwd=str(below)).stdout == f"{below}\n"
 
 
+def test_a_directory_holds_for_one_command(older: Older) -> None:
+    begin = older.exec("pwd").stdout
+    below = older.node.folder / "once"
+    below.mkdir(exist_ok=True)
+    older.exec("true", cwd=str(below))
+    older.exec("cd /; export LEFT=1", session="s")
+    assert older.exec("pwd").stdout == begin
+    assert older.exec("pwd", session="s").stdout == "/\n"
+
+
 @pytest.mark.parametrize("elsewhere", ["/usr", "/nonexistent"])
 def test_in_a_directory_that_the_node_does_not_allow_nothing_runs(older: Older, elsewhere: str) -> None:
     marker = older.node.folder / "ran"

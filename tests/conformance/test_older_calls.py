@@ -143,7 +143,7 @@ def test_a_session_is_the_nodes_own_shell_and_its_caller_is_told(home: Home, nod
     below.mkdir()
     first = home.run("exec", "--session", "s", "older", f"cd {below}; export A=1; cat; exit_later=2")
     assert first.returncode == 0
-    assert b"note: node 'older' runs sessions in its one shared shell" in first.stderr
+    assert b"note: all sessions on node 'older' are its one shared shell" in first.stderr
     later = home.run("exec", "--session", "t", "older", "pwd; echo $A $exit_later")
     assert later.stdout == f"{below}\n1 2\n".encode()
 

@@ -103,13 +103,13 @@ async def test_pairing_again_shuts_the_old_token_out_and_brings_encryption(older
     with older_home.gateway() as gateway:
         async with greeted(gateway, "web-1") as node:
             await authenticate(node, "web-1", older.token("web-1"))
-            assert b"taken over: build box, nas, web-1\n" in older_home.run("list").stderr
+            assert b"NAME`): build box, nas, web-1\n" in older_home.run("list").stderr
             token = older_home.pair("web-1", "--force")
             assert await node.closed() == Close.REVOKED
         with older_home.node(gateway, "web-1", token=token):
             view = listed(older_home, "web-1")["web-1"]
             assert (view["state"], view["encrypted"], view["hash_only"]) == ("connected", True, False)
-            assert b"taken over" not in older_home.run("list", "web-1").stderr
+            assert b"encrypted" not in older_home.run("list", "web-1").stderr
 
 
 async def test_a_revocation_holds_though_the_older_file_knows_nothing_of_it(older_home: Home) -> None:
