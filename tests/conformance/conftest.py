@@ -2,8 +2,8 @@
 
 The suite starts its own gateways. With CONFORMANCE_URL, CONFORMANCE_NODE and CONFORMANCE_TOKEN in the
 environment it tests the gateway that runs there, leaving out what takes its operator; `target.py` lists
-the variables for settings that are not the defaults. Let a minute pass between two runs: failed logins
-are counted.
+the variables for settings that are not the defaults. There is one pairing then, so run it with `-n 0`; and
+let a minute pass between two runs, as failed logins are counted.
 """
 
 from collections.abc import AsyncIterator, Iterator
