@@ -233,6 +233,15 @@ class Busy(TryAgain):
             "try again when one of them has ended",
         )
 
+    @classmethod
+    def untaken(cls, name: str) -> "Busy":
+        """Its output fills the gateway's room, because those who asked for it do not read it."""
+        made = cls(name, 0)
+        made.message = f"the output of earlier calls to node {name!r} waits for its readers"
+        made.hint = "try again when they have read it, or end those calls"
+        made.args = (made.message,)
+        return made
+
 
 class NodeDisconnected(TryAgain):
     code = "node_disconnected"

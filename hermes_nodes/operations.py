@@ -49,8 +49,9 @@ class HomeLock:
         except BaseException:
             os.close(self._fd)
             raise
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps({"role": self._role, "pid": os.getpid()}).encode(), 0)
+        with suppress(OSError):  # on a full disk the lock holds all the same; this only says whose it is
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps({"role": self._role, "pid": os.getpid()}).encode(), 0)
         return self
 
     def __exit__(

@@ -110,7 +110,8 @@ def encode(row: Row) -> bytes:
 def decode(line: bytes) -> dict[str, object] | None:
     """The row of a line, also of an older system's; None if it is no JSON object."""
     try:
-        row = json.loads(line.decode(errors="replace"))
+        # An older system's Infinity is a number to Python alone.
+        row = json.loads(line.decode(errors="replace"), parse_constant=lambda _: None)
         if b"\\ud" in line.lower():  # half a surrogate pair is good JSON to Python, to nobody else
             row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):

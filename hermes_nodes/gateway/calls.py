@@ -146,6 +146,12 @@ class RunningCall:
         if self._deadline is not None:
             self._deadline.cancel()
 
+    def release(self) -> None:
+        """It is over: let go of what may hold megabytes, rather than wait for the garbage collector."""
+        self.source = None
+        if self.call is not None:
+            self.call.on_failed = None
+
     def cancel(self) -> None:
         """End the call on its node; the outcome still comes, and what was printed until then."""
         if self.cancelled:
@@ -251,6 +257,7 @@ class Calls:
             outcome = _failure(running, error, _since(started))
         finally:
             self._append_row(running, outcome)
+            running.release()
         if self.settings.audit_fsync == "always":
             await asyncio.to_thread(self._trail.sync)
         return outcome
@@ -334,7 +341,8 @@ def _outcome(running: RunningCall, answer: Answer, duration_ms: int) -> Outcome:
     """What a node's answer comes to; raises what it failed with."""
     if isinstance(answer, Error):
         raise _node_error(running, ERROR_NAMES.get(answer.code, "failed"), answer.detail or answer.reason)
-    if answer.error or (isinstance(answer, ExecResult) and answer.exit_code < 0):
+    failed = answer.status == "error" and not isinstance(answer, ExecResult)
+    if failed or answer.error or (isinstance(answer, ExecResult) and answer.exit_code < 0):
         raise _node_error(running, answer.error or "failed", answer.error_detail)
     if isinstance(answer, ExecResult) and answer.exit_code > MAX_EXIT_CODE:
         raise _node_error(running, "failed", f"an exit code of {answer.exit_code}, which no command has")

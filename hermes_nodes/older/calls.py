@@ -50,6 +50,11 @@ class OlderCall(Call):
             if len(self.input) > self.most_input:
                 raise self._too_much()
 
+    def take_input(self) -> bytearray:
+        """All that has been collected, which is held here no longer."""
+        taken, self.input = self.input, bytearray()
+        return taken
+
     @property
     @abstractmethod
     def seconds(self) -> float:

@@ -90,12 +90,13 @@ class OlderExec(OlderCall):
 
     def _conclude(self, answer: Answer) -> None:
         if isinstance(answer, ExecResult):
+            why = _bytes(answer.stderr or answer.error_detail or answer.error or "")
             self._give(STDOUT, self._stdout(_bytes(answer.stdout)))
-            self._end(answer.status, answer.exit_code, _bytes(answer.stderr), is_cut=answer.truncated)
+            self._end(answer.status, answer.exit_code, why, is_cut=answer.truncated)
 
     def _stdout(self, printed: bytes) -> bytes:
         """What of the node's stdout is the command's."""
-        self._is_denied = self._is_denied or self._denied in printed
+        self._is_denied = self._is_denied or (self._exec.cwd is not None and self._denied in printed)
         return b"" if self._is_denied else printed
 
     def _end(self, status: str, exit_code: int, stderr: bytes, *, is_cut: bool) -> None:
@@ -151,7 +152,7 @@ class GuardedExec(OlderExec):
             seconds=self.timeout_ms / 1000,
             cwd=self._exec.cwd,
             env=self._exec.env,
-            stdin=bytes(self.input),
+            stdin=bytes(self.take_input()),
             live=self._live,
         )
         return self._message(prepare + script, None)
@@ -173,18 +174,19 @@ class GuardedExec(OlderExec):
         except guarded.DamagedOutput:
             self.finish(self._damaged())
         else:
+            self._guarded = guarded.GuardedOutput(self._marker)  # it may hold megabytes
             self._conclude_guarded(ended, status, exit_code, stderr, is_cut=is_cut)
 
     def _conclude_guarded(
         self, ended: guarded.Ended, status: str, exit_code: int, stderr: bytes, *, is_cut: bool
     ) -> None:
-        if ended.is_denied:
+        if ended.is_denied and self._exec.cwd is not None:
             self.finish(self._not_there())
             return
         self._give(STDERR, ended.stderr)
-        if ended.is_late:
-            self._finish(ended.exit_code or 0, is_cut=ended.truncated, status="timeout")
-        elif status == "timeout":
+        if ended.is_late and ended.exit_code is not None:
+            self._finish(ended.exit_code, is_cut=ended.truncated, status="timeout")
+        elif ended.is_late or status == "timeout":
             self.finish(self._timed_out())
         elif ended.exit_code is None:
             self.finish(self._never_ran(stderr) if exit_code < 0 else self._lost())

@@ -64,18 +64,22 @@ class OlderWrite(OlderCall):
     def __init__(self, session: "OlderSession", request: Write, source: Source | None) -> None:
         super().__init__(session, request, source)
         self._write = request
+        self._size = 0
+        self._sha256 = ""
 
     @property
     def seconds(self) -> float:
         return _FILE_SECONDS
 
     def message(self, prepare: str) -> Write:  # noqa: ARG002 - the interface
-        content = base64.b64encode(self.input).decode() or _EMPTY_B64
+        taken = self.take_input()
+        self._size, self._sha256 = len(taken), _sha256(taken)
+        content = base64.b64encode(taken).decode() or _EMPTY_B64
         return Write(id=self.id, path=self._write.path, mode=self._write.mode, content_b64=content)
 
     def conclude(self, answer: Answer) -> None:
         failed = isinstance(answer, Error) or answer.status != "ok"
-        if failed and not self.input and _is_bad_request(answer):
+        if failed and not self._size and _is_bad_request(answer):
             self.finish(Unsupported.older(self._name, "can't write an empty file"))
         else:
             super().conclude(answer)
@@ -83,12 +87,11 @@ class OlderWrite(OlderCall):
     def _conclude(self, answer: Answer) -> None:
         if not isinstance(answer, WriteResult) or answer.status != "ok":
             self.finish(answer)
-        elif answer.bytes_written != len(self.input):
-            wrote = f"wrote {answer.bytes_written} of {len(self.input)} bytes"
+        elif answer.bytes_written != self._size:
+            wrote = f"wrote {answer.bytes_written} of {self._size} bytes"
             self.finish(CallFailed(f"node {self._name!r} {wrote}", "look at the file before you use it"))
         else:
-            size, digest = len(self.input), _sha256(self.input)
-            self.finish(WriteResult(id=self.id, status="ok", bytes_written=size, sha256=digest))
+            self.finish(WriteResult(id=self.id, status="ok", bytes_written=self._size, sha256=self._sha256))
 
     def _too_much(self) -> HermesNodesError:
         return Unsupported.older(self._name, f"writes files of at most {MAX_FILE} bytes")

@@ -40,7 +40,7 @@ from hermes_nodes.protocol.messages import (
 from hermes_nodes.protocol.stream import Source
 from hermes_nodes.sessions import MAX_BACKLOG, Session, call_of
 
-#: Calls that may wait for the one that runs.
+#: Calls that may wait for the one that runs, and as many whose input has not all come yet.
 MAX_WAITING = 64
 #: Bytes of input that the calls to one node may hold here while they wait, and of output that is here
 #: and not yet taken by its callers.
@@ -87,9 +87,12 @@ class OlderSession(Session):
 
     def start(self, request: Request, source: Source | None) -> Call:
         supported = check_supported(self.name, request, guard=self._guard)
-        waiting = len(self._waiting) + len(self._collecting)
-        if waiting >= MAX_WAITING or self._untaken > MAX_UNTAKEN:
+        # Whoever is slow with its input must not keep out those that have none.
+        queue = self._waiting if source is None else self._collecting
+        if len(queue) >= MAX_WAITING:
             raise Busy(self.name, len(self.calls))
+        if self._untaken > MAX_UNTAKEN:
+            raise Busy.untaken(self.name)
         call = self._call(supported, source)
         self.calls[call.id] = call
         self._collecting.append(call)

@@ -34,39 +34,50 @@ _REMEMBER = '[ "$_hermes_home" ] || _hermes_home={}\n'
 # Three shells, one in the other: ``_MAIN``, in the foreground of the node's own; a group of readers, which
 # can be ended as one when its time is up or its work is done; the command in a group of its own. Under bash
 # `set -m` makes the groups, and leaves the signals of what it starts alone; a plain sh has `setsid` for it.
+# Bash is told (-p; `+e` changes nothing) to take no functions and no BASH_ENV that others have exported in
+# the node's shell; there itself `\command` passes by their functions and aliases.
+#
 # Each fd has one task: 9 the node's end of stdout, 8 notes on stderr's way, 7 the command's stderr, 4 its
-# stdin. Notes stand amid base64 in signs that it lacks: `:code:`, `(n)` for the bytes that stdout took,
-# `;` for a time-out. They are taken out with sed: the shells' own expansions are quadratic on megabytes.
+# stdin. Every line of base64 bears a tag, so that what something else prints in the node's shell is told
+# apart. Notes stand amid it in signs that base64 lacks: `:code:`, `(n)` for the bytes that stdout took, `;`
+# for a time-out. They are taken out with sed: the shells' own expansions are quadratic on megabytes.
+#
+# When time is up the command's group gets TERM, then KILL. What has left that group may hold the pipes
+# still: then the readers' own group gets TERM, to which only those that read from the pipes listen.
 _RUN = """\
-_s=$(command -v bash || command -v sh)
+_s=$(\\command -v bash || \\command -v sh); case $_s in *bash) _i=-p ;; *) _i=+e ;; esac
 _m='{readers}'
-{source} "$_s" -c '{main}' sh "$_m" "$_s" "$_c" {env} {input}
-echo"""
+{source} "$_s" "$_i" -c '{main}' sh "$_m" "$_i" "$_s" "$_c" {env} {input}
+\\command echo"""
 _MAIN = """\
 exec 2>/dev/null 4<&0
-_m=$1 _s=$2 _g=; shift
+_m=$1 _i=$2 _s=$3 _g=; shift 2
 case $_s in *bash) set -m ;; *) command -v setsid >/dev/null && _g=setsid ;; esac
 echo {marker}out
-$_g "$_s" -c "$_m" sh "$_g" "$@" <&4 4<&- & _j=$!
-wait $_j; kill -s KILL -- -$_j"""
+$_g "$_s" "$_i" -c "$_m" sh "$_g" "$@" <&4 4<&- & _j=$!
+wait "$_j"; kill -s KILL -- "-$_j"
+"""
 _READERS = """\
+trap "" TERM
 _g=$1 _s=$2 _c=$3; shift 3
-_b() {{ base64 | tr -d "\\n" | fold -w 1000; }}
-_e() {{ head -c {keep} | _b; cat >/dev/null; }}
+_b() {{ base64 | tr -d "\\n" | fold -w 1000 | sed "s/^/{tag}/"; }}
+_e() {{ ( trap - TERM; head -c {keep}; exec cat >/dev/null ) | _b; }}
 {stdout}
 exec 9>&1
 _r=$( exec 8>&1; {{ {{ exec 4<&0; [ "$_g" ] || set -m
-$_g ${{1+env --}} "$@" "$_s" -c "$_c" "${{_s##*/}}" <&4 4<&- 2>&7 7>&- 8>&- 9>&- & _p=$!; set +m
+( trap - TERM
+exec $_g ${{1+env --}} "$@" "$_s" -c "$_c" "${{_s##*/}}" <&4 4<&- 2>&7 7>&- 8>&- 9>&- ) & _p=$!; set +m
 ( exec 4<&- 7>&- 8>&- >/dev/null; sleep {seconds}; printf ";" >&9
-kill -s TERM -- -$_p || kill -s TERM $_p; sleep 2
-kill -s KILL -- -$_p || kill -s KILL $_p; sleep 2; kill -s KILL -- -$$ ) &
-wait $_p; printf ":%s:" $? >&8
+kill -s TERM -- "-$_p" || kill -s TERM "$_p"; sleep 2
+kill -s KILL -- "-$_p" || kill -s KILL "$_p"; sleep 1
+kill -s TERM -- "-$$"; sleep 1; kill -s KILL -- "-$$" ) &
+wait "$_p"; printf ":%s:" "$?" >&8
 }} | _o 7>&-; }} 7>&1 | _e 8>&- 9>&- )
 _n=$(printf "%s\\n" "$_r" | sed -n "s/.*(\\([0-9]*\\)).*/\\1/p")
-_n=$(({encoded} - ${{_n:-0}})); [ $_n -gt 0 ] || _n=0
+_n=$(({encoded} - ${{_n:-0}})); [ "$_n" -gt 0 ] || _n=0
 echo; echo {marker}err
-printf "%s\\n" "$_r" | head -c $_n
-echo; [ ${{#_r}} -le $_n ] || echo {marker}cut
+printf "%s\\n" "$_r" | head -c "$_n"
+echo; [ "${{#_r}}" -lt "$_n" ] || echo {marker}cut
 printf "%s\\n" "$_r" | sed -n "s/.*:\\([0-9][0-9]*\\):.*/{marker}end \\1/p"
 """
 _WHOLE = """\
@@ -74,9 +85,9 @@ _o() { _e 8>&- | awk "{ n += length + 1; print } END { printf \\"(%d)\\", n | \\
 # One read, one piece: `head` and `base64` would wait for a full buffer. The last may not pass the limit.
 _LIVE = """\
 _o() {{ _n=0
-while _l=$(dd bs=49152 count=1 2>/dev/null 8>&- | _b 8>&-); [ "$_l" ]; do
-printf "%s\\n" "$_l" >&9; _n=$((_n + ${{#_l}} + 1)); [ $_n -lt {last} ] || break
-done; printf "(%s)" $_n >&8; cat >/dev/null 8>&-; }}"""
+while _l=$( ( trap - TERM; exec dd bs=49152 count=1 2>/dev/null 8>&- ) | _b 8>&-); [ "$_l" ]; do
+printf "%s\\n" "$_l" >&9; _n=$((_n + ${{#_l}} + 1)); [ "$_n" -lt {last} ] || break
+done; printf "(%s)" "$_n" >&8; [ "$_n" -lt {last} ] || ( trap - TERM; exec cat >/dev/null 8>&- ); }}"""
 #: What one piece of live output takes: 48 KiB as base64, in lines.
 _PIECE_BYTES = 66_000
 
@@ -100,6 +111,7 @@ def guarded_script(
     variables = [f"{name}={value}" for name, value in (env or {}).items()]
     readers = _READERS.format(
         marker=marker,
+        tag=line_tag(marker),
         keep=KEEP_BYTES + 1,
         encoded=_ENCODED_BYTES,
         seconds=f"{seconds:g}",
@@ -108,7 +120,7 @@ def guarded_script(
     run = _RUN.format(
         main=_MAIN.format(marker=marker),
         readers=readers,
-        source=f"printf '{_octal(stdin)}' 2>/dev/null |" if stdin else "",
+        source=f"\\command printf '{_octal(stdin)}' 2>/dev/null |" if stdin else "",
         input="" if stdin else "</dev/null",
         env=" ".join(f'"$_{number}"' for number in range(len(variables))),
     )
@@ -139,6 +151,11 @@ def as_command(argv: list[str]) -> str:
     return f"exec {shlex.join(argv)}"
 
 
+def line_tag(marker: str) -> str:
+    """What each line of a call's base64 begins with."""
+    return marker[-8:] + "="
+
+
 def _remember(cwd: str | None) -> str:
     """Keep where the node's shell began; a call's own directory is where it has been moved to since."""
     return _REMEMBER.format("$PWD" if cwd is None else "$OLDPWD")
@@ -153,14 +170,17 @@ _OCTAL = [f"\\{byte:03o}" for byte in range(256)]
 
 def _assign(name: str, value: str) -> str:
     """A variable with exactly this value: `$(…)` would drop newlines at its end."""
-    return f"{name}=$(printf '{_octal(value.encode())}.'); {name}=${{{name}%.}}"
+    return f"{name}=$(\\command printf '{_octal(value.encode())}.'); {name}=${{{name}%.}}"
 
 
 def _stand_in(marker: str, cwd: str | None) -> list[str]:
     """Go no further where the node did not go to the directory that it was told."""
     if cwd is None:
-        return ['cd "$_hermes_home" 2>/dev/null']
-    return [_assign("_d", cwd), f'[ . -ef "$_d" ] || {{ echo {marker}denied; exit 0; }}']
+        return ['\\command cd "$_hermes_home" 2>/dev/null']
+    return [
+        _assign("_d", cwd),
+        f'\\command test . -ef "$_d" || {{ \\command echo {marker}denied; exit 0; }}',
+    ]
 
 
 class Ended(NamedTuple):
@@ -188,7 +208,10 @@ class GuardedOutput:
 
     def __init__(self, marker: str) -> None:
         self._marker = marker.encode()
+        self._tag = line_tag(marker).encode()
         self._rest = b""
+        self._lines = 0
+        self._stdout_size = 0
         self._part: Callable[[bytes], bytes] = self._before
         self._room = KEEP_BYTES
         self._stderr = bytearray()
@@ -197,6 +220,9 @@ class GuardedOutput:
 
     def feed(self, printed: bytes) -> bytes:
         """The command's stdout that is in this."""
+        self._lines += printed.count(b"\n")
+        if self._lines > _MAX_LINES:
+            raise DamagedOutput
         *lines, self._rest = (self._rest + printed).split(b"\n")
         if len(self._rest) > _MAX_LINE:
             raise DamagedOutput
@@ -222,6 +248,9 @@ class GuardedOutput:
         if line == self._marker + b"err":
             self._part = self._in_stderr
             return b""
+        if not line.startswith(self._tag):
+            return b""
+        self._stdout_size += len(line) + 1
         content = self._decoded(line)
         self._is_cut = self._is_cut or len(content) > self._room
         kept = content[: self._room]
@@ -235,8 +264,17 @@ class GuardedOutput:
         elif line.startswith(self._marker):
             self._exit_code = self._code(line.removeprefix(self._marker))
         else:
-            self._stderr += self._decoded(_NOTES.sub(b"", line))
+            self._check_stdout(line)
+            line = _NOTES.sub(b"", line)
+            if line.startswith(self._tag):
+                self._stderr += self._decoded(line)
         return b""
+
+    def _check_stdout(self, line: bytes) -> None:
+        """What was printed into the midst of a line shows in the count."""
+        said = _COUNT.search(line)
+        if said is not None and int(said[1]) != self._stdout_size:
+            raise DamagedOutput
 
     def _without_time_out(self, line: bytes) -> bytes:
         """The sign of a time-out may be printed between any two writes of the guard."""
@@ -253,10 +291,11 @@ class GuardedOutput:
 
     def _decoded(self, line: bytes) -> bytes:
         """Where the last line was cut off, what is whole of it."""
-        whole = len(line) & ~3
-        self._is_cut = self._is_cut or whole < len(line)
+        content = line[len(self._tag) :]
+        whole = len(content) & ~3
+        self._is_cut = self._is_cut or whole < len(content)
         try:
-            return binascii.a2b_base64(line[:whole], strict_mode=True)
+            return binascii.a2b_base64(content[:whole], strict_mode=True)
         except binascii.Error as error:
             raise DamagedOutput from error
 
@@ -265,5 +304,7 @@ class GuardedOutput:
 _NOTES = re.compile(rb":[0-9]+:|\([0-9]+\)|[:(][0-9]*\Z")
 #: The guard's own lines have a thousand characters; what has many more comes from elsewhere.
 _MAX_LINE = 64 * 1024
+_MAX_LINES = 200_000
+_COUNT = re.compile(rb"\(([0-9]{1,10})\)")
 #: What a process can leave behind as its exit code.
 _MOST_CODE = 255
