@@ -94,9 +94,9 @@ class OlderCall(Call):
         if self.finished:
             return
         self._session.gave(len(content))
-        view = memoryview(content)
-        for at in range(0, len(view), MAX_DATA):
-            self.feed(channel, view[at : at + MAX_DATA])
+        for at in range(0, len(content), MAX_DATA):
+            # A copy: a view of the last piece would keep all of it, for as long as anything holds that.
+            self.feed(channel, memoryview(content[at : at + MAX_DATA]))
 
 
 def decoded(content: str) -> bytes:

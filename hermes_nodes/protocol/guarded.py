@@ -212,7 +212,8 @@ class GuardedOutput:
         self._rest = b""
         self._lines = 0
         self._stdout_size = 0
-        self._part: Callable[[bytes], bytes] = self._before
+        # Not bound: a reference to itself would keep its megabytes until the garbage collector comes.
+        self._part: Callable[[GuardedOutput, bytes], bytes] = GuardedOutput._before
         self._room = KEEP_BYTES
         self._stderr = bytearray()
         self._exit_code: int | None = None
@@ -226,7 +227,7 @@ class GuardedOutput:
         *lines, self._rest = (self._rest + printed).split(b"\n")
         if len(self._rest) > _MAX_LINE:
             raise DamagedOutput
-        return b"".join([self._part(line) for line in lines])
+        return b"".join([self._part(self, line) for line in lines])
 
     def end(self) -> Ended:
         """What is known when all has come."""
@@ -239,14 +240,14 @@ class GuardedOutput:
 
     def _before(self, line: bytes) -> bytes:
         if line == self._marker + b"out":
-            self._part = self._in_stdout
+            self._part = GuardedOutput._in_stdout
         self._is_denied = self._is_denied or line == self._marker + b"denied"
         return b""
 
     def _in_stdout(self, line: bytes) -> bytes:
         line = self._without_time_out(line)
         if line == self._marker + b"err":
-            self._part = self._in_stderr
+            self._part = GuardedOutput._in_stderr
             return b""
         if not line.startswith(self._tag):
             return b""
