@@ -36,8 +36,9 @@ from hermes_nodes.protocol.messages import (
 )
 from hermes_nodes.protocol.stream import INITIAL_WINDOW, STDERR, STDIN, STDOUT, Budget, Source, Stream
 from hermes_nodes.sessions import RateExceeded, Session, SlidingSecond, StreamSession
+from tests.older.support import OlderNode
 from tests.protocol.support import NAME, logged_in
-from tests.sessions_support import LIFE, Line, OlderNode, Pieces, output
+from tests.sessions_support import LIFE, Line, Pieces, output
 
 LIMIT = 100
 

@@ -257,6 +257,7 @@ class NodesEndpoint:
                     self._receive_one(session, _frame(message))
             elif message.type is not WSMsgType.PONG:
                 return
+            del message  # it may hold megabytes, and the next may be hours away
 
     def _receive_one(self, session: Session, frame: Frame) -> None:
         try:

@@ -61,7 +61,7 @@ _READERS = """\
 trap "" TERM
 _g=$1 _s=$2 _c=$3; shift 3
 _b() {{ base64 | tr -d "\\n" | fold -w 1000 | sed "s/^/{tag}/"; }}
-_e() {{ ( trap - TERM; head -c {keep}; exec cat >/dev/null ) | _b; }}
+_e() {{ ( trap - TERM; exec cat ) | {{ head -c {keep}; exec cat >/dev/null; }} | _b; }}
 {stdout}
 exec 9>&1
 _r=$( exec 8>&1; {{ {{ exec 4<&0; [ "$_g" ] || set -m
@@ -77,7 +77,7 @@ _n=$(printf "%s\\n" "$_r" | sed -n "s/.*(\\([0-9]*\\)).*/\\1/p")
 _n=$(({encoded} - ${{_n:-0}})); [ "$_n" -gt 0 ] || _n=0
 echo; echo {marker}err
 printf "%s\\n" "$_r" | head -c "$_n"
-echo; [ "${{#_r}}" -lt "$_n" ] || echo {marker}cut
+echo; echo {marker}len "${{#_r}}" "$_n"
 printf "%s\\n" "$_r" | sed -n "s/.*:\\([0-9][0-9]*\\):.*/{marker}end \\1/p"
 """
 _WHOLE = """\
@@ -136,7 +136,7 @@ def session_script(marker: str, command: str, *, cwd: str | None, env: Mapping[s
     # `command`, or a mistake in it would make dash throw away what the node sends next.
     run = (
         f'{exports}{_assign("_hermes_c", command)}; command eval "$_hermes_c" </dev/null; '
-        "_hermes_r=$?; _hermes_at=$PWD; (exit $_hermes_r)"
+        '_hermes_r=$?; _hermes_at=$PWD; (exit "$_hermes_r")'
     )
     if cwd is None:
         return f'{_remember(cwd)}cd "${{_hermes_at:-$_hermes_home}}" 2>/dev/null; {run}'
@@ -158,7 +158,7 @@ def line_tag(marker: str) -> str:
 
 def _remember(cwd: str | None) -> str:
     """Keep where the node's shell began; a call's own directory is where it has been moved to since."""
-    return _REMEMBER.format("$PWD" if cwd is None else "$OLDPWD")
+    return _REMEMBER.format("$PWD" if cwd is None else "${OLDPWD-}")
 
 
 def _octal(data: bytes) -> str:
@@ -211,7 +211,7 @@ class GuardedOutput:
         self._tag = line_tag(marker).encode()
         self._rest = b""
         self._lines = 0
-        self._stdout_size = 0
+        self._stdout_size = self._stderr_size = 0
         # Not bound: a reference to itself would keep its megabytes until the garbage collector comes.
         self._part: Callable[[GuardedOutput, bytes], bytes] = GuardedOutput._before
         self._room = KEEP_BYTES
@@ -260,39 +260,50 @@ class GuardedOutput:
 
     def _in_stderr(self, line: bytes) -> bytes:
         line = self._without_time_out(line)
-        if line == self._marker + b"cut":
-            self._is_cut = True
-        elif line.startswith(self._marker):
-            self._exit_code = self._code(line.removeprefix(self._marker))
-        else:
-            self._check_stdout(line)
-            line = _NOTES.sub(b"", line)
-            if line.startswith(self._tag):
-                self._stderr += self._decoded(line)
+        if line.startswith(self._marker):
+            self._take_note(line.removeprefix(self._marker))
+            return b""
+        content = _NOTES.sub(b"", line)
+        if not content or content.startswith(self._tag):
+            if (said := _COUNT.search(line)) is not None:
+                self._check(self._stdout_size, int(said[1]))
+            self._stderr_size += len(line) + 1
+            self._stderr += self._decoded(content)
         return b""
 
-    def _check_stdout(self, line: bytes) -> None:
+    def _take_note(self, note: bytes) -> None:
+        """What the guard says of a command at its end: what stderr came to, and the exit code."""
+        length = re.fullmatch(rb"len ([0-9]{1,10}) ([0-9]{1,10})", note)
+        ended = re.fullmatch(rb"end ([0-9]{1,3})", note)
+        if length is not None:
+            whole, room = int(length[1]), int(length[2])
+            self._is_cut = self._is_cut or whole >= room
+            # With the newline behind it, and the one that `echo` adds.
+            self._check(self._stderr_size, min(whole + 1, room) + 1)
+        elif ended is not None and int(ended[1]) <= _MOST_CODE:
+            self._exit_code = int(ended[1])
+        else:
+            raise DamagedOutput
+
+    def _check(self, counted: int, said: int) -> None:
         """What was printed into the midst of a line shows in the count."""
-        said = _COUNT.search(line)
-        if said is not None and int(said[1]) != self._stdout_size:
+        if counted != said:
             raise DamagedOutput
 
     def _without_time_out(self, line: bytes) -> bytes:
-        """The sign of a time-out may be printed between any two writes of the guard."""
+        """The sign of a time-out may stand between any two writes of the guard, and in lines of others."""
         if b";" not in line:
             return line
+        rest = line.replace(b";", b"")
+        content = _NOTES.sub(b"", rest)
+        if content and not content.startswith((self._tag, self._marker)):
+            return line
         self._is_late = True
-        return line.replace(b";", b"")
-
-    def _code(self, note: bytes) -> int:
-        match = re.fullmatch(rb"end ([0-9]{1,3})", note)
-        if match is None or int(match[1]) > _MOST_CODE:
-            raise DamagedOutput
-        return int(match[1])
+        return rest
 
     def _decoded(self, line: bytes) -> bytes:
         """Where the last line was cut off, what is whole of it."""
-        content = line[len(self._tag) :]
+        content = line[len(self._tag) :]  # nothing where the line held but a note
         whole = len(content) & ~3
         self._is_cut = self._is_cut or whole < len(content)
         try:

@@ -165,6 +165,15 @@ async def test_a_command_that_never_ran_is_a_failure(operator: Operator, node: N
         await call
 
 
+async def test_why_a_command_never_ran_is_told(operator: Operator, node: Node) -> None:
+    call = operator.exec()
+    request = await arrived(node, "exec", call)
+    await answer(node, request, status="error", exit_code=-1, error_detail="because of \x1b[31mred")
+    with pytest.raises(CallFailed, match="because of") as failed:
+        await call
+    assert "\x1b" not in failed.value.message
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 NAMED: dict[str, type[HermesNodesError]] = {

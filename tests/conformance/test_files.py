@@ -1,6 +1,8 @@
 """Section 4: files of a node without `stream/1`, which travel inside one message."""
 
+import asyncio
 import base64
+from typing import Any
 
 import pytest
 
@@ -110,3 +112,27 @@ async def test_a_write_of_fewer_bytes_is_a_failure(operator: Operator, node: Nod
     await answer(node, await arrived(node, "write", call), **said)
     with pytest.raises(CallFailed):
         await call
+
+
+# -- what failed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+async def test_an_error_that_has_no_name_is_a_failure_with_its_detail(
+    operator: Operator, node: Node, kind: str
+) -> None:
+    call: asyncio.Future[Any] = operator.read() if kind == "read" else operator.write()
+    request = await arrived(node, kind, call)
+    await answer(node, request, status="error", error_detail="because of it")
+    with pytest.raises(CallFailed, match="because of it") as failed:
+        await call
+    assert failed.value.code == "failed"
+    await node.is_served()
+
+
+async def test_a_read_that_failed_is_no_file_even_if_it_has_content(operator: Operator, node: Node) -> None:
+    call = operator.read()
+    await answer(node, await arrived(node, "read", call), status="error", content_b64="dGV4dA==")
+    with pytest.raises(CallFailed) as failed:
+        await call
+    assert failed.value.code == "failed"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,15 @@ def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         older_node(home, gateway, "older", "--shell", *request.param, "--retry-first", "0.05") as node,
     ):
         yield Older(home, node)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A fifo; whoever waits at it is let go at the end."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    yield path
+    os.close(os.open(path, os.O_RDWR))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +150,26 @@ def test_a_time_out_ends_also_what_will_not_go(older: Older) -> None:
     done = older.exec("trap '' TERM; sleep 30", timeout=1)
     assert done.status == "timeout"
     assert older.exec("echo next").stdout == "next\n"
+
+
+def test_a_time_out_keeps_what_was_printed_though_another_session_holds_the_pipes(
+    older: Older, gate: Path
+) -> None:
+    done = older.exec(f"echo before; echo err >&2; setsid cat {gate} & exit 5", timeout=1)
+    assert (done.status, done.exit_code) == ("timeout", 5)
+    assert (done.stdout, done.stderr) == ("before\n", "err\n")
+    assert 1_000 <= done.duration_ms < 6_000
+    assert older.exec("echo next").stdout == "next\n"
+
+
+def test_what_a_sessions_background_job_prints_meanwhile_is_dropped(older: Older, gate: Path) -> None:
+    printed = gate.with_name("printed")
+    os.mkfifo(printed)
+    job = f"read -r line <{gate}; echo tick; echo QUJD; echo $line; echo >{printed}"
+    older.exec(f"({job}) &", session="s")
+    done = older.exec(f"echo a; echo err >&2; echo tock >{gate}; read -r line <{printed}; echo b; exit 3")
+    assert (done.status, done.exit_code) == ("error", 3)
+    assert (done.stdout, done.stderr) == ("a\nb\n", "err\n")
 
 
 def test_more_output_than_fits_is_cut_and_said_to_be_cut(older: Older) -> None:
