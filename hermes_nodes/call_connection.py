@@ -7,9 +7,12 @@ import json
 import os
 import select
 import socket
+import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
-from hermes_nodes.errors import GatewayLost, HermesNodesError, from_wire
+from hermes_nodes.errors import GatewayLost, HermesNodesError, UsageError, from_wire
 from hermes_nodes.protocol import control
 
 #: Seconds without a sign of life from the gateway, which gives one every second, until it counts as gone.
@@ -20,14 +23,30 @@ RECEIVE_BYTES = 512 * 1024
 _FIRST_WINDOW = 256 * 1024
 #: Bytes sent in one frame: one record of the node protocol.
 _PIECE = 126 * 1024
+#: Bytes taken from a terminal at a time. Few, so that keys are heard while there is any credit.
+_TYPED = 1024
 _STDIN = 0
 
 Json = dict[str, object]
 Output = Callable[[int, memoryview], object]
-Content = bytes | Iterable[bytes] | int
+Content = bytes | Iterable[bytes | memoryview] | int
 
 
-def _pieces(content: bytes | Iterable[bytes]) -> Iterator[memoryview]:
+class Screen(Protocol):
+    """The caller's terminal, where the command has one."""
+
+    input_fd: int
+    #: Readable when the size has changed.
+    resized_fd: int
+
+    def size(self) -> tuple[int, int]:
+        """Columns and rows now."""
+
+    def read(self, limit: int, /) -> bytes | None:
+        """What was typed; None if nothing of it is for the command."""
+
+
+def _pieces(content: bytes | Iterable[bytes | memoryview]) -> Iterator[memoryview]:
     """Content in pieces that fit a frame."""
     blocks = [content] if isinstance(content, bytes) else content
     views = (memoryview(block) for block in blocks)
@@ -73,13 +92,16 @@ class CallConnection:
         interrupt: int | None,
         sent: Callable[[memoryview], object],
         note: Callable[[str], object],
+        screen: Screen | None = None,
     ) -> None:
         self._sock = sock
+        self._screen = screen
         self._sent = sent
         self._note = note
         self._output = output
         #: Where input is read from, or what it is taken from; at most one of the two is left.
-        self._input_fd = content if isinstance(content, int) else None
+        self._input_fd = content if isinstance(content, int) else screen.input_fd if screen else None
+        self._at_a_time = _TYPED if screen else _PIECE
         self._pieces = None if content is None or isinstance(content, int) else _pieces(content)
         self._credit = _FIRST_WINDOW
         self._reader = control.FrameReader()
@@ -88,6 +110,8 @@ class CallConnection:
         self._interrupt = interrupt
 
     def run(self, request: bytes) -> Json:
+        """Raises UsageError if the input can't be read, GatewayLost, what the gateway refuses it for."""
+        self._check_input()
         head = (
             "POST /v1/call HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Connection: Upgrade\r\nUpgrade: {control.UPGRADE}\r\nContent-Length: {len(request)}\r\n\r\n"
@@ -110,24 +134,41 @@ class CallConnection:
 
     def _wait(self) -> None:
         """Wait for the gateway, for input, for the user, or for a reader to leave."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        for fd in self._watch:
-            poll.register(fd, 0)
-        if self._interrupt is not None:
-            poll.register(self._interrupt, select.POLLIN)
-        if self._input_fd is not None and self._credit >= _PIECE:
-            poll.register(self._input_fd, select.POLLIN)
-        events = dict(poll.poll(SILENCE_SECONDS * 1000))
+        events = self._selected() if self._polls_badly else self._polled()
         if not events:
             raise GatewayLost
         self._handle(events)
+
+    def _polled(self) -> dict[int, int]:
+        poll = select.poll()
+        for fd in self._watch:
+            poll.register(fd, 0)
+        for fd in self._awaited():
+            poll.register(fd, select.POLLIN)
+        return dict(poll.poll(SILENCE_SECONDS * 1000))
+
+    def _selected(self) -> dict[int, int]:
+        """The same without the watched: that their readers leave shows when they are written to."""
+        readable, _, _ = select.select(list(self._awaited()), [], [], SILENCE_SECONDS)
+        return dict.fromkeys(readable, select.POLLIN)
+
+    def _awaited(self) -> Iterator[int]:
+        """Descriptors from which something may come."""
+        yield self._sock.fileno()
+        if self._interrupt is not None:
+            yield self._interrupt
+        if self._screen is not None:
+            yield self._screen.resized_fd
+        if self._input_fd is not None and self._credit >= self._at_a_time:
+            yield self._input_fd
 
     def _handle(self, events: dict[int, int]) -> None:
         if self._interrupt in events:
             self._interrupt = None
             self._input_ended()
             self._send(control.frame(control.CANCEL))
+        if self._screen is not None and self._screen.resized_fd in events:
+            self._send(control.resize(*self._screen.size()))
         if self._sock.fileno() in events:
             self._receive()
         elif any(events.get(fd, 0) & (select.POLLERR | select.POLLHUP) for fd in self._watch):
@@ -171,7 +212,25 @@ class CallConnection:
     def _read_input(self) -> None:
         if self._input_fd is None or self._answer is not None:
             return
-        self._send_input(memoryview(os.read(self._input_fd, _PIECE)))
+        try:
+            read = os.read(self._input_fd, _PIECE) if self._screen is None else self._screen.read(_TYPED)
+        except BlockingIOError:  # somebody has read it before us
+            return
+        except OSError as error:
+            raise UsageError(f"the input can't be read: {error.strerror}") from error
+        if read is not None:
+            self._send_input(memoryview(read))
+
+    def _check_input(self) -> None:
+        """What can't be read is better said before the command runs."""
+        self._polls_badly = False
+        if self._input_fd is None:
+            return
+        mode = os.fstat(self._input_fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError("the input is a directory", "give it a file, or a pipe")
+        # macOS polls no devices, among them terminals and /dev/null; it selects them.
+        self._polls_badly = sys.platform == "darwin" and stat.S_ISCHR(mode)
 
     def _send_pieces(self) -> None:
         while self._pieces is not None and self._credit >= _PIECE and self._answer is None:

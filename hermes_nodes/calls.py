@@ -100,6 +100,11 @@ class Call:
         """The caller's input has something to pull."""
         self.session.input_ready(self)
 
+    def resize(self, cols: int, rows: int) -> None:
+        """The caller's terminal has a new size."""
+        if not self.finished:
+            self.session.resize(self, cols, rows)
+
     def cancel(self) -> None:
         """Ask the node to end this call; its answer still comes."""
         if not self.cancelled and not self.finished:

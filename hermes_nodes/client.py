@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from hermes_nodes.call_connection import (
@@ -17,13 +17,13 @@ from hermes_nodes.call_connection import (
     Content,
     Json,
     Output,
+    Screen,
     checked_answer,
     response_head,
 )
 from hermes_nodes.config import control_socket_path
 from hermes_nodes.errors import (
     MAX_SHOWN,
-    CallFailed,
     ForeignUser,
     GatewayLost,
     GatewayNotRunning,
@@ -31,9 +31,9 @@ from hermes_nodes.errors import (
     UsageError,
     from_wire,
 )
-
-if TYPE_CHECKING:
-    import hashlib
+from hermes_nodes.file_calls import FileCalls, whole
+from hermes_nodes.file_calls import TransferResult as TransferResult  # noqa: PLC0414 - what `read` gives
+from hermes_nodes.job_calls import JobCalls
 
 #: Seconds for a request other than a call.
 REQUEST_SECONDS = 30.0
@@ -70,16 +70,7 @@ class ExecResult(NamedTuple):
         return self.stderr_bytes.decode("utf-8", "surrogateescape")
 
 
-class TransferResult(NamedTuple):
-    """What was read or written."""
-
-    node: str
-    request_id: str
-    size_bytes: int
-    sha256: str
-
-
-class Client:
+class Client(FileCalls, JobCalls):
     """One gateway. ``gateway`` is a socket's path; by default HERMES_NODES_GATEWAY, else the home's.
 
     Every method raises a HermesNodesError that says what is wrong: GatewayNotRunning, UnknownNode,
@@ -138,6 +129,13 @@ class Client:
             raise UnknownNode(name)
         return self._request("DELETE", f"/v1/pairings/{quote(name, safe='', errors='surrogateescape')}")
 
+    def label(self, name: str, changes: Mapping[str, str | None]) -> Json:
+        """Set labels of a pairing, and drop those whose value is None; gives all that it has then."""
+        if len(name) > MAX_SHOWN:
+            raise UnknownNode(name)
+        path = f"/v1/pairings/{quote(name, safe='', errors='surrogateescape')}"
+        return self._request("PATCH", path, {"labels": dict(changes)})
+
     # -- calls --
 
     def exec(
@@ -165,45 +163,28 @@ class Client:
         )
         return exec_result(self.call(body, kept.add, stdin), kept)
 
-    def read(
+    def start_job(
         self,
         node: str,
-        path: str,
-        output: Callable[[memoryview], object],
+        command: str | Sequence[str],
         *,
-        watch: Sequence[int] = (),
-        interrupt: int | None = None,
-        note: Callable[[str], object] = lambda _: None,
-    ) -> TransferResult:
-        """Give a file's content to ``output``, piece by piece; CallFailed if it arrived altered."""
-        body: Json = {"call": "read", "node": node, "path": path}
-        digest = _sha256()
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Start a command as a job of the node, which outlives this call and every connection; its id."""
+        body = exec_body(node, command, cwd=cwd, env=env, timeout=timeout, detach=True)
+        return str(self.call(body, lambda *_: None)["job"])
 
-        def take(_: int, piece: memoryview) -> None:
-            digest.update(piece)
-            output(piece)
+    def sessions(self, node: str) -> list[str]:
+        """The names under which a node keeps a directory and an environment."""
+        facts = self.call({"call": "session_list", "node": node}, lambda *_: None).get("facts")
+        names = facts.get("sessions") if isinstance(facts, dict) else None
+        return [str(name) for name in names] if isinstance(names, list) else []
 
-        answer = self.call(body, take, watch=watch, interrupt=interrupt, note=note)
-        return transfer_result(answer, "size_bytes", digest.hexdigest())
-
-    def write(
-        self,
-        node: str,
-        path: str,
-        content: Content,
-        *,
-        mode: str = "overwrite",
-        perm: int | None = None,
-        interrupt: int | None = None,
-        note: Callable[[str], object] = lambda _: None,
-    ) -> TransferResult:
-        """Write a file, from bytes, pieces or a descriptor; it takes effect only when all has arrived."""
-        body: Json = {"call": "write", "node": node, "path": path, "mode": mode, "perm": perm}
-        digest = _sha256()
-        answer = self.call(
-            body, lambda *_: None, content, interrupt=interrupt, sent=digest.update, note=note
-        )
-        return transfer_result(answer, "bytes_written", digest.hexdigest())
+    def reset_session(self, node: str, session: str) -> None:
+        """Forget a session of a node; FileMissing if it has none of that name."""
+        self.call({"call": "session_reset", "node": node, "session": session}, lambda *_: None)
 
     def call(
         self,
@@ -215,19 +196,27 @@ class Client:
         interrupt: int | None = None,
         sent: Callable[[memoryview], object] = lambda _: None,
         note: Callable[[str], object] = lambda _: None,
+        screen: Screen | None = None,
     ) -> Json:
         """One call, from request to answer; ``output`` gets each piece with its channel, 1 or 2.
 
         ``content`` is what channel 0 carries; a descriptor is read as it has something, and ``sent`` hears
         of each piece. ``note`` gets what the gateway has to say meanwhile. ``watch`` are descriptors whose
         readers' leaving ends the call (BrokenPipeError). A byte on ``interrupt`` cancels the call, whose
-        answer is then awaited.
+        answer is then awaited. ``screen`` is the terminal of a call that has one, in place of ``content``.
 
         Raises what the answer says went wrong, unless it is a command's own end.
         """
         with self._connect() as sock:
             connection = CallConnection(
-                sock, output, content, watch=watch, interrupt=interrupt, sent=sent, note=note
+                sock,
+                output,
+                content,
+                watch=watch,
+                interrupt=interrupt,
+                sent=sent,
+                note=note,
+                screen=screen,
             )
             answer = connection.run(_encoded(body))
         error = answer.get("error")
@@ -283,16 +272,17 @@ def _encoded(body: Json) -> bytes:
 
 def exec_body(
     node: str,
-    command: str | Sequence[str],
+    command: str | Sequence[str] | None,
     *,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
     session: str | None = None,
     stdin: bool = False,
+    detach: bool = False,
 ) -> Json:
     """The request of an `exec`."""
-    what = {"command": command} if isinstance(command, str) else {"argv": list(command)}
+    what = {"command": command} if isinstance(command, str) else {"argv": list(command or ())}
     milliseconds = None if timeout is None else max(1, round(timeout * 1000))
     return {
         "call": "exec",
@@ -303,19 +293,21 @@ def exec_body(
         "timeout_ms": milliseconds,
         "session": session,
         "stdin": stdin,
+        "detach": detach,
     }
 
 
 class Kept:
-    """Both streams of a command, each cut at KEEP_BYTES."""
+    """Both streams of a command, each cut at so many bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KEEP_BYTES) -> None:
+        self._most = most
         self._streams = {_STDOUT: bytearray(), _STDERR: bytearray()}
         self.truncated = False
 
     def add(self, channel: int, piece: memoryview) -> None:
         stream = self._streams[channel]
-        room = KEEP_BYTES - len(stream)
+        room = self._most - len(stream)
         stream += piece[:room]
         self.truncated = self.truncated or len(piece) > room
 
@@ -338,32 +330,7 @@ def exec_result(answer: Json, kept: Kept) -> ExecResult:
         signal=signal if isinstance(signal, str) else None,
         stdout_bytes=kept.stdout,
         stderr_bytes=kept.stderr,
-        duration_ms=_whole(answer.get("duration_ms")),
+        duration_ms=whole(answer.get("duration_ms")),
         truncated=kept.truncated or bool(answer.get("truncated")),
         error=error if isinstance(error, dict) else None,
     )
-
-
-def transfer_result(answer: Json, size: str, sha256: str) -> TransferResult:
-    """``size`` is the answer's key for how much was transferred; ``sha256`` is of our end."""
-    error = answer.get("error")
-    if isinstance(error, dict):
-        raise from_wire(error)
-    if answer["sha256"] != sha256:
-        raise CallFailed(
-            "the content arrived altered: its SHA-256 differs between here and the node",
-            "transfer it again; if it stays so, suspect a disk",
-        )
-    return TransferResult(
-        str(answer["node"]), str(answer["request_id"]), _whole(answer.get(size)), str(answer["sha256"])
-    )
-
-
-def _sha256() -> "hashlib._Hash":
-    import hashlib  # noqa: PLC0415 - `exec` has no use for it
-
-    return hashlib.sha256()
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0

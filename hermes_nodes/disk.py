@@ -66,3 +66,15 @@ def sync_directory(path: Path | str, *, dir_fd: int | None = None) -> None:
     except OSError as error:
         if error.errno in _LOSSES:
             raise
+
+
+def allow_many_files() -> None:
+    """Let this process have as many descriptors as the system lets it; each connection takes one.
+
+    The soft limit is often 1024, for programs that still use select(2).
+    """
+    import resource  # noqa: PLC0415 - few commands have use for it
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS names a limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -234,6 +234,15 @@ class Busy(TryAgain):
         )
 
     @classmethod
+    def jobs(cls, name: str, said: str) -> "Busy":
+        """As many detached jobs run as the node takes, which it ``said``."""
+        made = cls(name, 0)
+        made.message = f"node {name!r}: {said}"
+        made.hint = "wait until one has ended, or end one with `hermes-nodes kill`"
+        made.args = (made.message,)
+        return made
+
+    @classmethod
     def untaken(cls, name: str) -> "Busy":
         """Its output fills the gateway's room, because those who asked for it do not read it."""
         made = cls(name, 0)

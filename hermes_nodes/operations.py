@@ -17,6 +17,7 @@ import msgspec
 
 from hermes_nodes import takeover
 from hermes_nodes.audit import AuditLog
+from hermes_nodes.audit.rows import SUMMARY_CHARS
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import open_private
@@ -210,6 +211,38 @@ def pair_view(pairing: Pairing, token: str) -> dict[str, object]:
         "first_use_by": pairing.first_use_by,
         "labels": pairing.labels,
     }
+
+
+class LabelRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Labels to set; null drops one."""
+
+    labels: dict[str, str | None]
+
+
+def label(store: TokenStore, trail: AuditLog, name: str, request: LabelRequest, actor: str) -> Pairing:
+    """Change a pairing's labels; raises UsageError, UnknownNode."""
+    for key, value in request.labels.items():
+        check_label(f"{key}={value or ''}")
+
+    def note(pairing: Pairing) -> None:
+        shown = " ".join(
+            f"{key}={value}" if value is not None else f"{key}-" for key, value in request.labels.items()
+        )
+        trail.append(
+            action="label",
+            status="ok",
+            node=name,
+            pairing_id=pairing.id,
+            actor=actor,
+            command=shown[:SUMMARY_CHARS],
+        )
+
+    return store.label(name, request.labels, before_commit=note)
+
+
+def label_view(pairing: Pairing) -> dict[str, object]:
+    """The JSON of `label`."""
+    return {"name": pairing.name, "pairing_id": pairing.id, "labels": pairing.labels}
 
 
 class Revocation(NamedTuple):

@@ -34,6 +34,7 @@ from hermes_nodes.protocol.messages import (
     Pong,
     RateLimit,
     Request,
+    Resize,
     Result,
     Unknown,
     Window,
@@ -147,6 +148,10 @@ class Session(ABC):
 
     @abstractmethod
     def cancel(self, call: Call) -> None: ...
+
+    @abstractmethod
+    def resize(self, call: Call, cols: int, rows: int) -> None:
+        """The terminal of a call has a new size."""
 
     @abstractmethod
     def took(self, call: Call, channel: int, size: int) -> None: ...
@@ -297,6 +302,9 @@ class StreamSession(Session):
 
     def cancel(self, call: Call) -> None:
         self._stream.send(Cancel(id=call.id))
+
+    def resize(self, call: Call, cols: int, rows: int) -> None:
+        self._stream.send(Resize(id=call.id, cols=cols, rows=rows))
 
     def took(self, call: Call, channel: int, size: int) -> None:
         self._stream.took(call.id, channel, size)

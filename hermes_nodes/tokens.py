@@ -219,6 +219,28 @@ class TokenStore:
             raise UnknownNode(name)
         return found[0]
 
+    def label(
+        self,
+        name: str,
+        changes: Mapping[str, str | None],
+        *,
+        before_commit: Callable[[Pairing], object] = lambda _: None,
+    ) -> Pairing:
+        """Set labels, and drop those whose value is None; raises UnknownNode.
+
+        ``before_commit`` gets the pairing as it will be; if it raises, nothing has happened.
+        """
+        with self._change() as database:
+            pairing = self.live(name)
+            if pairing is None:
+                raise UnknownNode(name)
+            merged = {**pairing.labels, **changes}
+            labels = {key: value for key, value in merged.items() if value is not None}
+            database.execute("UPDATE pairings SET labels = ? WHERE id = ?", (_json(labels), pairing.id))
+            changed = msgspec.structs.replace(pairing, labels=labels)
+            before_commit(changed)
+        return changed
+
     def secrets(self, pairing_id: str) -> list[Secret]:
         """What this pairing may be proved with now, the newest first."""
         with explained(self._path):

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,6 +80,36 @@ def test_output_that_is_not_utf_8_is_whole_as_bytes_and_readable_as_text(client:
     assert result.stdout_bytes == b"a\xff\xc3\xa9"
     assert result.stdout == "a\udcffé"
     assert os.fsencode(result.stdout) == result.stdout_bytes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"abc" * 200_000, [b"abc" * 100_000, b"", b"abc" * 100_000], (b"abc" for _ in range(200_000))],
+    ids=["bytes", "pieces", "many small pieces"],
+)
+def test_stdin_is_bytes_or_pieces_of_them(client: Client, content: bytes | Iterable[bytes]) -> None:
+    result = client.exec("laptop", "sha256sum", stdin=content)
+    assert result.stdout.split()[0] == hashlib.sha256(b"abc" * 200_000).hexdigest()
+
+
+def test_stdin_is_a_descriptor(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b"abc" * 200_000)
+    with (tmp_path / "input").open("rb") as file:
+        assert client.exec("laptop", "wc -c", stdin=file.fileno()).stdout == "600000\n"
+
+
+def test_a_device_is_read_where_no_device_can_be_polled(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS."""
+    monkeypatch.setattr("sys.platform", "darwin")
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, b"typed\n\x04")
+        assert client.exec("laptop", "cat", stdin=theirs).stdout == "typed\n"
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_output_is_kept_up_to_its_limit(client: Client) -> None:

@@ -6,20 +6,26 @@ import typer
 
 from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.interrupts import Interrupts, interrupts
-from hermes_nodes.cli.options import Json, command, duration, pairs
-from hermes_nodes.cli.output import bytes_fields, print_error, print_json, say, say_note, write_all
-from hermes_nodes.client import Client, Kept, exec_body, exec_result
-from hermes_nodes.errors import HermesNodesError, UsageError, from_wire
+from hermes_nodes.cli.options import Json, checked, command, duration, pairs
+from hermes_nodes.cli.output import print_data, print_error, print_json, say, say_note, write_all
+from hermes_nodes.cli.results import answered, failed
+from hermes_nodes.client import Client, Kept, exec_body
+from hermes_nodes.errors import HermesNodesError, from_wire
 
 _STDIN_FD, _STDOUT_FD = 0, 1
-#: Signs by which a TARGET is written as several nodes.
+#: What a TARGET holds that is written as several nodes, however many match it.
 _SEVERAL = set(",*?[")
 
 
 def execute(
     context: typer.Context,
     target: Annotated[
-        str, typer.Argument(metavar="NODE", help="A paired node's name.", autocompletion=paired_names)
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A node; or names and globs with commas, label:K=V, or all.",
+            autocompletion=paired_names,
+        ),
     ],
     words: Annotated[
         list[str],
@@ -45,14 +51,24 @@ def execute(
     stdin: Annotated[
         bool, typer.Option("--stdin", "-i", help="Give the command our stdin. Default: an empty one.")
     ] = False,
+    tty: Annotated[
+        bool, typer.Option("--tty", "-t", help="Give the command our terminal. ~. on a new line leaves it.")
+    ] = False,
+    max_parallel: Annotated[
+        str | None, typer.Option(metavar="N|N%", help="Of several nodes, so many at once. Default: all.")
+    ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Of several nodes, end all when one has failed.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start it as a job of the node, print the job's id, and leave.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a command on a node, as with ssh: options come before NODE, the rest is the command."""
+    """Run a command on nodes, as with ssh: options come before TARGET, the rest is the command."""
     arguments = words[1:] if words[0] == "--" else words
     if not arguments:
         raise typer.BadParameter("there is no command to run")
-    if target == "all" or target.startswith("label:") or _SEVERAL & set(target):
-        raise UsageError(f"{target!r} names several nodes", "exec runs on one node, by its name")
     body = exec_body(
         target,
         arguments[0] if len(arguments) == 1 else arguments,
@@ -61,26 +77,55 @@ def execute(
         timeout=duration(timeout),
         session=session,
         stdin=stdin,
+        detach=detach,
     )
+    _refuse_together(detach=detach, stdin=stdin or tty, session=session, tty=tty, as_json=as_json)
     content = _STDIN_FD if stdin else None
     gateway = client(context)
+    if _names_several(gateway, target):
+        from hermes_nodes.cli import many  # noqa: PLC0415 - one node is the rule
+
+        if stdin or tty or detach:
+            option = "--detach starts a job on" if detach else "our terminal or stdin goes to"
+            raise typer.BadParameter(f"{option} one node, not several")
+        parallel = None if max_parallel is None else checked(many.parse_parallel, max_parallel)
+        return many.execute(gateway, target, body, parallel=parallel, fail_fast=fail_fast, as_json=as_json)
+    if tty:
+        from hermes_nodes.cli.terminal import attend  # noqa: PLC0415 - for terminals alone
+
+        return attend(gateway, body)
     with interrupts() as caught:
         if as_json:
             return _as_json(gateway, body, content, caught)
-        answer = gateway.call(
-            body,
-            write_all,
-            content,
-            watch=(_STDOUT_FD,),
-            interrupt=caught.fd,
-            note=say_note,
-        )
+        return _live(gateway, body, content, caught)
+
+
+def _refuse_together(*, detach: bool, stdin: bool, session: str | None, tty: bool, as_json: bool) -> None:
+    if detach and (stdin or session is not None):
+        raise typer.BadParameter("a detached job has no input and no session: leave out -i, -t, --session")
+    if tty and as_json:
+        raise typer.BadParameter("a terminal's output is for a person: leave out --tty or --json")
+
+
+def _live(gateway: Client, body: dict[str, object], content: int | None, caught: Interrupts) -> int:
+    """Output as it comes, then the command's exit code."""
+    answer = gateway.call(body, write_all, content, watch=(_STDOUT_FD,), interrupt=caught.fd, note=say_note)
+    if answer.get("status") == "started":
+        print_data(str(answer["job"]))
+        return 0
     if answer.get("truncated"):
         say("warning: the output was cut: there was more than this call could carry (7 MiB on older nodes)")
-    return _exit_code(answer)
+    return exit_code(answer)
 
 
-def _exit_code(answer: dict[str, object]) -> int:
+def _names_several(gateway: Client, target: str) -> bool:
+    """Whether a TARGET is written as several nodes; a name that exists as written always wins."""
+    if target != "all" and not target.startswith("label:") and not _SEVERAL & set(target):
+        return False
+    return [node["name"] for node in gateway.nodes(target)] != [target]
+
+
+def exit_code(answer: dict[str, object]) -> int:
     """The command's own exit code, unless something ended it."""
     error = answer.get("error")
     if isinstance(error, dict):
@@ -94,44 +139,15 @@ def _exit_code(answer: dict[str, object]) -> int:
 def _as_json(gateway: Client, body: dict[str, object], content: int | None, caught: Interrupts) -> int:
     """One object in every case, also when nothing ran."""
     kept = Kept()
-    node = str(body["node"])
     try:
         answer = gateway.call(body, kept.add, content, interrupt=caught.fd, note=say_note)
-        result = exec_result(answer, kept)
     except HermesNodesError as error:
-        print_json(_failed(node, kept, error))
+        print_json(failed(str(body["node"]), kept, error))
         print_error(error.message, error.hint)
         return error.exit_status
-    print_json(
-        {
-            "node": node,
-            "request_id": result.request_id,
-            "status": result.status,
-            "exit_code": result.exit_code,
-            "signal": result.signal,
-            **bytes_fields("stdout", result.stdout_bytes),
-            **bytes_fields("stderr", result.stderr_bytes),
-            "duration_ms": result.duration_ms,
-            "truncated": result.truncated,
-            "error": result.error,
-        }
-    )
-    return _exit_code({"error": result.error, "exit_code": result.exit_code})
-
-
-def _failed(node: str, kept: Kept, error: HermesNodesError) -> dict[str, object]:
-    return {
-        "node": node,
-        "request_id": error.request_id,
-        "status": error.call_status,
-        "exit_code": None,
-        "signal": None,
-        **bytes_fields("stdout", kept.stdout),
-        **bytes_fields("stderr", kept.stderr),
-        "duration_ms": None,
-        "truncated": kept.truncated,
-        "error": error.to_wire(),
-    }
+    started = answer.get("status") == "started"
+    print_json({**answered(answer, kept), **({"job": answer["job"]} if started else {})})
+    return 0 if started else exit_code(answer)
 
 
 APPS = {"exec": command(execute, context_settings={"allow_interspersed_args": False})}

@@ -11,11 +11,18 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.fd, self._told = os.pipe()
+        #: Whether it was the user, and not ``tell``.
+        self.by_user = False
 
     def handle(self, number: int, _: object) -> None:
-        os.write(self._told, b"!")
+        self.by_user = True
+        self.tell()
         # The next one is Python's own again, which ends the command wherever it is.
         signal.signal(number, signal.default_int_handler)
+
+    def tell(self) -> None:
+        """Make ``fd`` readable: whatever watches it is to end its call."""
+        os.write(self._told, b"!")
 
     def close(self) -> None:
         os.close(self.fd)

@@ -18,6 +18,7 @@ import typer
 from hermes_nodes import config
 from hermes_nodes.cli.options import command
 from hermes_nodes.cli.output import print_error, say
+from hermes_nodes.disk import allow_many_files
 from hermes_nodes.errors import HermesNodesError
 from hermes_nodes.gateway import Gateway
 
@@ -69,6 +70,7 @@ def serve(
             say("stopping")
         return 0
 
+    allow_many_files()
     gc.enable()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

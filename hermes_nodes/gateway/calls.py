@@ -7,43 +7,27 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_nodes.audit import AuditLog, summarise_command
+from hermes_nodes.acts import act
+from hermes_nodes.audit import AuditLog
 from hermes_nodes.calls import Answer, Call
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import (
-    Busy,
     CallCancelled,
     CallFailed,
     CallTimeout,
-    FileAlreadyThere,
-    FileMissing,
-    FilePermission,
-    FileTooLarge,
     HermesNodesError,
     NodeNotConnected,
-    PathNotAllowed,
     UnknownNode,
-    Unsupported,
 )
+from hermes_nodes.gateway.outcomes import Outcome, failure_of, outcome_of
 from hermes_nodes.gateway.pairings import Pairings
 from hermes_nodes.protocol.messages import (
-    ERROR_NAMES,
-    MAX_CALLS,
     STREAM,
-    Error,
-    Exec,
-    ExecResult,
-    Read,
-    ReadResult,
     Request,
-    Result,
-    Write,
-    WriteResult,
 )
 from hermes_nodes.protocol.stream import Source
 from hermes_nodes.registry import NodeRegistry
 from hermes_nodes.sessions import END_GRACE
-from hermes_nodes.text import printable
 
 #: Seconds that a caller gets to take the output of a call whose node is lost. Somebody who reads gets
 #: all of it in that time; somebody who does not must hold up neither the row nor the gateway's stop.
@@ -51,22 +35,14 @@ LAST_OUTPUT_SECONDS = 1.0
 
 #: Seconds that a call may wait for others before its caller is told.
 WAIT_NOTE_SECONDS = 1.0
-#: Characters of a node's own words that go into an error.
-MAX_DETAIL = 1000
-#: What a process can leave behind as its exit code.
-MAX_EXIT_CODE = 255
-
-_ERRORS: dict[str, type[HermesNodesError]] = {
-    "path_not_allowed": PathNotAllowed,
-    "file_not_found": FileMissing,
-    "file_exists": FileAlreadyThere,
-    "file_too_large": FileTooLarge,
-    "permission_denied": FilePermission,
-    "exec_timeout": CallTimeout,
-}
-
 #: How the trail names an outcome for which it has no word of its own.
-_TRAIL_STATUS = {"unknown_node": "error", "unsupported": "error", "failed": "error", "busy": "rate_limited"}
+_TRAIL_STATUS = {
+    "started": "ok",
+    "unknown_node": "error",
+    "unsupported": "error",
+    "failed": "error",
+    "busy": "rate_limited",
+}
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -84,22 +60,6 @@ class Caller(Protocol):
 
     async def note(self, text: str) -> None:
         """Tell what is worth knowing meanwhile; ConnectionError if nobody is there."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call ended; also the final answer of the control API."""
-
-    request_id: str
-    node: str
-    status: str
-    exit_code: int | None = None
-    signal: str | None = None
-    duration_ms: int = 0
-    truncated: bool = False
-    size_bytes: int | None = None
-    bytes_written: int | None = None
-    sha256: str | None = None
-    error: dict[str, object] | None = None
 
 
 class RunningCall:
@@ -161,6 +121,10 @@ class RunningCall:
         if self.call is not None:
             self.call.cancel()
             self._expect_answer_within(END_GRACE)
+
+    def resize(self, cols: int, rows: int) -> None:
+        if self.call is not None:
+            self.call.resize(cols, rows)
 
     def input_ready(self) -> None:
         if self.call is not None and self.source is not None:
@@ -249,12 +213,12 @@ class Calls:
     async def _perform(self, running: RunningCall) -> Outcome:
         started = time.monotonic()
         # What stands in the trail if something of ours fails in a way that nobody thought of.
-        outcome = _failure(running, CallFailed("the gateway failed during the call"), 0)
+        outcome = failure_of(running, CallFailed("the gateway failed during the call"), 0)
         try:
             answer = await self._follow(running)
-            outcome = _outcome(running, answer, _since(started))
+            outcome = outcome_of(running, answer, _since(started))
         except HermesNodesError as error:
-            outcome = _failure(running, error, _since(started))
+            outcome = failure_of(running, error, _since(started))
         finally:
             self._append_row(running, outcome)
             running.release()
@@ -295,9 +259,9 @@ class Calls:
         request = running.request
         session = running.call.session if running.call else None
         pairing = self._pairings.get(running.node)
-        is_exec = isinstance(request, Exec)
+        done = act(request, self.settings.audit_commands)
         self._trail.append(
-            action=type(request).__struct_config__.tag,
+            action=done.action,
             status=_TRAIL_STATUS.get(outcome.status, outcome.status),
             node=running.node,
             pairing_id=session.pairing_id if session else (pairing.id if pairing else None),
@@ -308,16 +272,11 @@ class Calls:
             exit_code=outcome.exit_code,
             duration_ms=outcome.duration_ms,
             error=outcome.error["code"] if outcome.error else None,
-            command=self._command(request) if is_exec else None,
-            path=request.path if isinstance(request, Read | Write) else None,
+            command=done.command,
+            path=done.path,
             bytes_in=running.bytes_in,
             bytes_out=running.bytes_out,
         )
-
-    def _command(self, request: Request) -> str | None:
-        if not isinstance(request, Exec):
-            return None
-        return summarise_command(request.argv or request.command or "", self.settings.audit_commands)
 
 
 class _CountingSource:
@@ -335,71 +294,3 @@ class _CountingSource:
 
 def _since(started: float) -> int:
     return int((time.monotonic() - started) * 1000)
-
-
-def _outcome(running: RunningCall, answer: Answer, duration_ms: int) -> Outcome:
-    """What a node's answer comes to; raises what it failed with."""
-    if isinstance(answer, Error):
-        raise _node_error(running, ERROR_NAMES.get(answer.code, "failed"), answer.detail or answer.reason)
-    failed = answer.status == "error" and not isinstance(answer, ExecResult)
-    if failed or answer.error or (isinstance(answer, ExecResult) and answer.exit_code < 0):
-        raise _node_error(running, answer.error or "failed", answer.error_detail)
-    if isinstance(answer, ExecResult) and answer.exit_code > MAX_EXIT_CODE:
-        raise _node_error(running, "failed", f"an exit code of {answer.exit_code}, which no command has")
-    common = {"request_id": running.request.id, "node": running.node, "duration_ms": duration_ms}
-    ended = _ended(running, answer)
-    match answer:
-        case ExecResult():
-            facts: dict[str, object] = {
-                "exit_code": answer.exit_code,
-                "signal": printable(answer.signal) if answer.signal else None,
-                "truncated": answer.truncated,
-            }
-        case ReadResult():
-            facts = {"size_bytes": answer.size_bytes, "sha256": printable(answer.sha256)}
-        case WriteResult():
-            facts = {"bytes_written": answer.bytes_written, "sha256": printable(answer.sha256)}
-        case _:
-            facts = {}
-    status = ended.call_status if ended else _status(answer)
-    error = ended.to_wire() if ended else None
-    return msgspec.convert({**common, **facts, "status": status, "error": error}, Outcome)
-
-
-def _status(answer: Result) -> str:
-    """`ok` or `error`; for a command its exit code decides, whatever its node calls it."""
-    if isinstance(answer, ExecResult):
-        return "error" if answer.exit_code else "ok"
-    return answer.status
-
-
-def _ended(running: RunningCall, answer: Answer) -> HermesNodesError | None:
-    """The reason why a call ended before its command did."""
-    status = "" if isinstance(answer, Error) else answer.status
-    if status == "timeout":
-        return CallTimeout("the call's time-out has passed, and the command was ended on the node")
-    if status == "cancelled":
-        return CallCancelled(f"the call was cancelled, and ended on node {running.node!r}")
-    if running.dropped:  # and the command has ended by itself
-        return CallCancelled("the call was cancelled before all of its output was taken")
-    return None
-
-
-def _node_error(running: RunningCall, name: str, detail: str | None) -> HermesNodesError:
-    said = printable(detail or name.replace("_", " "), MAX_DETAIL)
-    if name == "busy":
-        return Busy(running.node, MAX_CALLS)
-    if name == "unsupported":
-        return Unsupported(running.node, said)
-    hint = "`allowed_paths` in the node's own settings decides" if name == "path_not_allowed" else ""
-    return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}", hint)
-
-
-def _failure(running: RunningCall, error: HermesNodesError, duration_ms: int) -> Outcome:
-    return Outcome(
-        request_id=running.request.id,
-        node=running.node,
-        status=error.call_status,
-        duration_ms=duration_ms,
-        error=error.to_wire(),
-    )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from aiohttp import web
 from hermes_nodes.errors import UsageError
 from hermes_nodes.protocol import control
 from hermes_nodes.protocol.control import ControlFrame, FrameReader, FrameTooLargeError
-from hermes_nodes.protocol.stream import INITIAL_WINDOW, STDIN
+from hermes_nodes.protocol.stream import INITIAL_WINDOW, STDIN, queue
 
 #: Seconds between two signs of life; they find a client that has vanished without closing.
 ALIVE_EVERY = 1.0
@@ -31,7 +32,7 @@ class Inbox:
             raise UsageError("input beyond the window that was granted")
         self._credit -= len(payload)
         if payload:
-            self._pieces.append(payload)
+            queue(self._pieces, payload)
 
     def end(self) -> None:
         self._ended = True
@@ -65,6 +66,8 @@ class CallerConnection(asyncio.Protocol):
         self._cancelled = asyncio.Event()
         self._alive: asyncio.TimerHandle | None = None
         self.inbox = Inbox(self)
+        #: Told of a terminal's new size, in columns and rows.
+        self.on_resize: Callable[[int, int], object] = lambda *_: None
         self.input_ready = asyncio.Event()
         self._transport.set_protocol(self)
         self._keep_alive()
@@ -75,7 +78,7 @@ class CallerConnection(asyncio.Protocol):
         try:
             for frame in self._reader.feed(data):
                 self._receive(frame)
-        except (FrameTooLargeError, UsageError):
+        except (FrameTooLargeError, UsageError, ValueError):
             self._hang_up()
 
     def eof_received(self) -> None:
@@ -132,6 +135,8 @@ class CallerConnection(asyncio.Protocol):
             case control.END if frame.channel == STDIN:
                 self.inbox.end()
                 self.input_ready.set()
+            case control.RESIZE:
+                self.on_resize(*control.size(frame.payload))
             case control.CANCEL:
                 self._cancelled.set()
             case _:

@@ -10,132 +10,27 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Literal, TypeVar, cast
+from typing import cast
 
 import msgspec
 from aiohttp import web
 
 from hermes_nodes import __version__, operations
 from hermes_nodes.errors import ForeignUser, HermesNodesError, UsageError
-from hermes_nodes.gateway.calls import Actor, Calls, Outcome, RunningCall
+from hermes_nodes.gateway.bodies import VERBS, WriteBody, decode_body, decode_call, node_request
+from hermes_nodes.gateway.calls import Actor, Calls, RunningCall
 from hermes_nodes.gateway.connection import CallerConnection
+from hermes_nodes.gateway.outcomes import Outcome
 from hermes_nodes.gateway.pairings import Pairings
 from hermes_nodes.protocol.control import UPGRADE
-from hermes_nodes.protocol.messages import (
-    LIMIT_STREAM,
-    Exec,
-    Pty,
-    Read,
-    Request,
-    Write,
-    encode,
-    new_call_id,
-    timestamp,
-)
+from hermes_nodes.protocol.messages import timestamp
 from hermes_nodes.protocol.stream import STDERR
 from hermes_nodes.registry import NodeRegistry
 from hermes_nodes.tokens import Pairing
 
 #: Bytes of a request's body outside of an upgraded call.
 MAX_BODY = 1024 * 1024
-#: What a record adds to its JSON: kind byte and tag.
-_RECORD_OVERHEAD = 64
-_T = TypeVar("_T")
 _ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
-
-# Up to what every JSON reader takes for a whole number (RFC 8259 section 6).
-Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-
-
-class ExecBody(msgspec.Struct, tag_field="call", tag="exec", forbid_unknown_fields=True):
-    """`command` goes to the node's shell, `argv` is run as it is."""
-
-    node: str
-    command: str | None = None
-    argv: list[str] | None = None
-    cwd: str | None = None
-    env: dict[str, str] | None = None
-    timeout_ms: Positive | None = None
-    stdin: bool = False
-    pty: Pty | None = None
-    session: str | None = None
-    detach: bool = False
-
-    def request(self) -> Request:
-        if (self.command is None) == (not self.argv):
-            raise UsageError("give a `command` for the node's shell, or an `argv` to run as it is")
-        for name in self.env or {}:
-            if not name or "=" in name or "\0" in name:
-                raise UsageError(f"{name!r} can't be the name of an environment variable")
-        return Exec(
-            id=new_call_id(),
-            command=self.command,
-            argv=self.argv,
-            cwd=self.cwd,
-            env=self.env,
-            timeout_ms=self.timeout_ms,
-            stdin=self.stdin,
-            pty=self.pty,
-            session=self.session,
-            detach=self.detach,
-        )
-
-
-class ReadBody(msgspec.Struct, tag_field="call", tag="read", forbid_unknown_fields=True):
-    node: str
-    path: str
-
-    def request(self) -> Request:
-        return Read(id=new_call_id(), path=self.path)
-
-
-class WriteBody(msgspec.Struct, tag_field="call", tag="write", forbid_unknown_fields=True):
-    """The content is channel 0 of an upgraded call, or `content_b64` of a plain request."""
-
-    node: str
-    path: str
-    mode: Literal["overwrite", "create", "append"] = "overwrite"
-    perm: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] | None = None
-    size_bytes: Size | None = None
-    content_b64: bytes | None = None
-
-    def request(self) -> Request:
-        size = len(self.content_b64) if self.content_b64 is not None else self.size_bytes
-        return Write(id=new_call_id(), path=self.path, mode=self.mode, perm=self.perm, size_bytes=size)
-
-
-CallBody = ExecBody | ReadBody | WriteBody
-
-
-def decode_body(raw: bytes, kind: type[_T]) -> _T:
-    """A request's JSON; raises UsageError with what is wrong in it."""
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"the request is not valid: {error}") from error
-
-
-def node_request(body: CallBody) -> Request:
-    """The message for the node; raises UsageError on one that no record can hold."""
-    request = body.request()
-    if _holds_nul(msgspec.to_builtins(request)):
-        raise UsageError("a command, a variable or a path can't hold a NUL character")
-    size = len(encode(request)) + _RECORD_OVERHEAD
-    if size > LIMIT_STREAM:
-        raise UsageError(
-            f"the call takes {size} bytes, at most {LIMIT_STREAM} go into one request",
-            "`write` the text to a file on the node and run that",
-        )
-    return request
-
-
-def _holds_nul(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_holds_nul(part) for item in value.items() for part in item)
-    return isinstance(value, list) and any(_holds_nul(item) for item in value)
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -178,8 +73,9 @@ class ControlApi:
         app.router.add_get("/v1/nodes", self._get_nodes)
         app.router.add_post("/v1/pairings", self._post_pairing)
         app.router.add_delete("/v1/pairings/{name}", self._delete_pairing)
+        app.router.add_patch("/v1/pairings/{name}", self._patch_pairing)
         app.router.add_post("/v1/call", self._upgrade_call)
-        app.router.add_post("/v1/nodes/{name}/{verb:exec|read|write}", self._post_call)
+        app.router.add_post(f"/v1/nodes/{{name}}/{{verb:{'|'.join(VERBS)}}}", self._post_call)
         return app
 
     # -- who asks --
@@ -236,22 +132,27 @@ class ControlApi:
         pairing = await self._pairings.revoke(request.match_info["name"], request[_ACTOR].name)
         return web.json_response(operations.revoke_view(pairing))
 
+    async def _patch_pairing(self, request: web.Request) -> web.Response:
+        body = decode_body(await request.read(), operations.LabelRequest)
+        pairing = await self._pairings.label(request.match_info["name"], body, request[_ACTOR].name)
+        return web.json_response(operations.label_view(pairing))
+
     # -- calls --
 
     async def _upgrade_call(self, request: web.Request) -> web.StreamResponse:
         """One call over an upgraded connection, in the frames of `protocol.control`."""
         if request.headers.get("Upgrade", "").lower() != UPGRADE:
             raise UsageError(f"a call needs `Connection: Upgrade` and `Upgrade: {UPGRADE}`")
-        body = decode_body(await request.read(), cast("type[CallBody]", CallBody))
+        body = decode_call(await request.read())
         message = node_request(body)
         response = web.StreamResponse(status=101, headers={"Connection": "Upgrade", "Upgrade": UPGRADE})
         response.force_close()
         await response.prepare(request)
         connection = CallerConnection(request, response)
-        takes_input = isinstance(message, Write) or (isinstance(message, Exec) and message.stdin)
-        source = connection.inbox if takes_input else None
+        source = connection.inbox if body.takes_input else None
         try:
             running = self._calls.begin(request[_ACTOR], body.node, message, connection, source)
+            connection.on_resize = running.resize
             outcome = await _attended(running, connection)
             connection.answer(cast("dict[str, object]", msgspec.to_builtins(outcome)))
         except HermesNodesError as error:  # the call's row could not be written
@@ -266,15 +167,14 @@ class ControlApi:
         """The same for whoever has only an HTTP client: output as NDJSON, input in the body."""
         fields = decode_body(await request.read() or b"{}", dict[str, object])
         names = {"node": request.match_info["name"], "call": request.match_info["verb"]}
-        body = decode_body(json.dumps({**fields, **names}).encode(), cast("type[CallBody]", CallBody))
+        body = decode_call(json.dumps({**fields, **names}).encode())
         message = node_request(body)
-        if isinstance(message, Exec) and message.stdin:
+        if body.takes_input and not isinstance(body, WriteBody):
             raise UsageError("`stdin` needs an upgraded connection")
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         caller = NdjsonCaller(response)
-        content = getattr(body, "content_b64", None)
-        source = Content(content or b"") if isinstance(message, Write) else None
+        source = Content(body.content_b64 or b"") if isinstance(body, WriteBody) else None
         running = self._calls.begin(request[_ACTOR], body.node, message, caller, source)
         outcome = await running.outcome()
         await caller.line({"result": msgspec.to_builtins(outcome)})

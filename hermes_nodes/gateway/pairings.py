@@ -84,6 +84,14 @@ class Pairings:
 
         return await self._change(apply, operations.pair, self._trail, request, actor)
 
+    async def label(self, name: str, request: operations.LabelRequest, actor: str) -> Pairing:
+        def apply(pairing: Pairing) -> None:
+            known = self._live.get(name)
+            if known is not None and known.id == pairing.id:
+                self._live[name] = msgspec.structs.replace(known, labels=pairing.labels)
+
+        return await self._change(apply, operations.label, self._trail, name, request, actor)
+
     async def revoke(self, name: str, actor: str) -> Pairing:
         await self._save_quietly()
         try:

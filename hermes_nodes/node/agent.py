@@ -20,6 +20,8 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.errors import ProtocolViolation, SettingsError
 from hermes_nodes.link import CLOSE_GRACE
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.lasting import Lasting
+from hermes_nodes.node.parts import SWEEP_EVERY
 from hermes_nodes.node.runner import Runner
 from hermes_nodes.node.session import MAX_REASON, NodeSession, SessionEnded, log_in
 from hermes_nodes.protocol.handshake import Refused
@@ -87,6 +89,7 @@ class NodeAgent:
     ) -> None:
         self._config = config
         self._trail = trail
+        self._lasting = Lasting(config.path.parent, config.jobs)
         self._on_state = on_state or _nobody_listens
         self._backoff = Backoff(config.backoff_initial, config.backoff_max, config.backoff_factor)
         self._stopping = asyncio.Event()
@@ -101,25 +104,35 @@ class NodeAgent:
         self._stopping.set()
         for runner in self._runners:
             runner.hurry()
+        self._lasting.jobs.hurry()
         if self._session is not None:
             self._session.leave("node_shutdown")
 
     async def run(self) -> None:
         """Dial, serve, pause, for ever."""
+        await self._lasting.jobs.open()
         work = asyncio.create_task(self._keep_connected())
         stopping = asyncio.create_task(self._stopping.wait())
+        tidying = asyncio.create_task(self._tidy())
         try:
             await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
             if self._session is not None:
                 await asyncio.wait([work], timeout=CLOSE_GRACE * 2)
         finally:
-            for task in (work, stopping):
+            for task in (work, stopping, tidying):
                 task.cancel()
-            await asyncio.gather(work, stopping, return_exceptions=True)
+            await asyncio.gather(work, stopping, tidying, return_exceptions=True)
             await asyncio.gather(*self._ending, return_exceptions=True)
+            await self._lasting.jobs.close()
             self._on_state("stopped", "")
         if not self._stopping.is_set():
             work.result()
+
+    async def _tidy(self) -> None:
+        """Sweep what broken transfers have left, now and then."""
+        while True:
+            await asyncio.to_thread(self._lasting.parts.tidy)
+            await asyncio.sleep(SWEEP_EVERY)
 
     async def _keep_connected(self) -> None:
         async for _ in self._backoff:
@@ -149,7 +162,8 @@ class NodeAgent:
                 ws = await self._dial(http)
                 try:
                     codec, session_id = await log_in(ws, self._config)
-                    await self._serve(NodeSession(ws, codec, self._config, self._trail), session_id)
+                    session = NodeSession(ws, codec, self._config, self._trail, self._lasting)
+                    await self._serve(session, session_id)
                 finally:
                     await ws.close()  # answers the gateway's close; waits CLOSE_GRACE at most
         except SessionEnded as end:

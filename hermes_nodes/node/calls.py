@@ -9,18 +9,16 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from hermes_nodes.errors import CallCancelled, HermesNodesError
 from hermes_nodes.node.allowlist import Allowlist
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.lasting import Lasting
 from hermes_nodes.protocol.messages import (
     CallStatus,
     ExecResult,
     Message,
-    Read,
-    ReadResult,
     Request,
     Result,
-    Write,
-    WriteResult,
+    answer_kind,
 )
-from hermes_nodes.protocol.stream import Source
+from hermes_nodes.protocol.stream import Source, queue
 
 _T = TypeVar("_T")
 #: What ended a call early.
@@ -39,11 +37,12 @@ class CallStream(Protocol):
 
 
 class Place(NamedTuple):
-    """Where calls run: the node's settings, what they may touch, and where output goes."""
+    """Where calls run: the node's settings, what they may touch, where output goes, what stays."""
 
     config: NodeConfig
     allowlist: Allowlist
     stream: CallStream
+    lasting: Lasting
 
 
 class NodeCall:
@@ -63,7 +62,7 @@ class NodeCall:
     def feed(self, payload: memoryview) -> None:
         """Bytes of channel 0; empty at its end."""
         self.bytes_in += len(payload)
-        self._input.append(payload)
+        queue(self._input, payload)
         self._input_changed.set()
 
     async def next_input(self) -> memoryview:
@@ -117,13 +116,10 @@ def answer(
     request: Request, status: CallStatus, *, error: str | None = None, detail: str | None = None
 ) -> Result:
     """The answer to a call of which nothing else is to be said."""
-    match request:
-        case Read():
-            return ReadResult(id=request.id, status=status, error=error, error_detail=detail)
-        case Write():
-            return WriteResult(id=request.id, status=status, error=error, error_detail=detail)
-        case _:
-            return ExecResult(id=request.id, status=status, exit_code=-1, error=error, error_detail=detail)
+    kind = answer_kind(request)
+    if issubclass(kind, ExecResult):
+        return kind(id=request.id, status=status, exit_code=-1, error=error, error_detail=detail)
+    return kind(id=request.id, status=status, error=error, error_detail=detail)
 
 
 def failure(request: Request, error: str, detail: str) -> Result:

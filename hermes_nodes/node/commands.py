@@ -3,22 +3,33 @@
 import asyncio
 import os
 import time
-from typing import assert_never
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from typing import NamedTuple, assert_never
 
-from hermes_nodes.errors import CallFailed
+from hermes_nodes.errors import CallFailed, FileMissing, FilePermission
 from hermes_nodes.node.calls import Ended, NodeCall, Place, failure, first_end
+from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.inputs import Input
 from hermes_nodes.node.processes import (
+    MARK,
     Command,
     Escalation,
     Output,
     command_environment,
     shell_command,
 )
+from hermes_nodes.node.shells import ShellSession, State, StateReader
+from hermes_nodes.node.terminals import Terminal, on_terminal
+from hermes_nodes.node.wires import NO_INPUT, pipes
 from hermes_nodes.protocol.messages import CallStatus, Exec, ExecResult, Result
-from hermes_nodes.protocol.stream import STDERR, STDOUT
+from hermes_nodes.protocol.stream import STDERR, STDIN, STDOUT
 
 #: Seconds in which a command that was ended may still get its last output through.
 FLUSH_SECONDS = 1.0
+#: Seconds of silence after which a terminal has nothing more to say whose first process has ended: the
+#: kernel passes on what is written to it a moment later.
+LAST_WORDS_SECONDS = 0.1
 
 
 class ExecCall:
@@ -28,47 +39,83 @@ class ExecCall:
         self._place = place
         self._call = call
         self._request = request
+        self._terminal: Terminal | None = None
         self.escalation = escalation
 
     async def run(self) -> Result:
+        name = self._request.session
+        if name is None:
+            return await self._run(None)
+        with self._place.lasting.shells.entered(name) as session:
+            return await self._run(session)
+
+    def resize(self, cols: int, rows: int) -> None:
+        """The caller's terminal has a new size."""
+        if self._terminal is not None:
+            self._terminal.resize(cols, rows)
+
+    async def _run(self, session: ShellSession | None) -> Result:
         request = self._request
-        if not self._place.config.exec:
-            detail = "this node runs no commands (`exec = false` in its config.toml)"
-            return failure(request, "permission_denied", detail)
-        environment = command_environment(request.id, request.env or {})
-        cwd = _directory(environment["HOME"], request.cwd)
-        if cwd is None:
-            wanted = os.path.join(environment["HOME"], request.cwd or "")
-            return failure(request, "file_not_found", f"there is no directory {wanted} to run in")
-        argv = request.argv or shell_command(request.command or "")
-        try:
-            command = Command.start(request.id, argv, cwd=cwd, environment=environment)
-        except OSError as error:
-            return await self._not_run(argv[0], error)
-        except ValueError as error:  # a NUL character, or a variable's name that is none
-            return failure(request, "bad_request", f"the command can't be started: {error}")
-        return await self._follow(command)
+        plan = prepared(self._place.config, request, session.state if session else None)
+        with ExitStack() as held:
+            # What is run without a shell can't change a session.
+            tells = session is not None and request.command is not None
+            reader = held.enter_context(closing(StateReader())) if tells else None
+            try:
+                command = self._start(plan, reader, held)
+            except OSError as error:
+                return await self._not_run(plan.argv[0], error)
+            except ValueError as error:  # a NUL character, or a variable's name that is none
+                return failure(request, "bad_request", f"the command can't be started: {error}")
+            result = await self._follow(command)
+            if session is not None and reader is not None and _came_to_its_end(result):
+                session.state = reader.state() or session.state
+            return result
+
+    def _start(self, plan: "Prepared", reader: StateReader | None, held: ExitStack) -> Command:
+        request = self._request
+        argv = plan.argv
+        keep_open: tuple[int, ...] = ()
+        if reader is not None:
+            argv, keep_open = reader.argv(request.command or ""), (reader.writing,)
+        wired = None
+        if request.pty is not None:
+            self._terminal = held.enter_context(closing(Terminal(request.pty)))
+            if request.command is None and not request.argv:
+                # How every shell knows that it is a login shell: not all have the same option for it.
+                argv = [f"-{os.path.basename(argv[0])}"]
+            argv = on_terminal(plan.argv[0], argv, plan.environment.get("LC_CTYPE"))
+            wired = self._terminal.wires
+        command = Command.start(
+            request.id,
+            argv,
+            cwd=plan.cwd,
+            environment=plan.environment,
+            wired=wired or pipes(stdin=request.stdin),
+            keep_open=keep_open,
+        )
+        if reader is not None:
+            reader.started()
+        return command
 
     async def _follow(self, command: Command) -> ExecResult:
         """Until the command and its output have ended, or until something ends them."""
         started = time.monotonic()
         outputs = self._open_outputs(command)
-        finish = asyncio.create_task(_finished(command, outputs))
+        finish = asyncio.create_task(_finished(command, outputs, is_session=self._terminal is not None))
         timeout_ms = self._request.timeout_ms
-        try:
-            seconds = None if timeout_ms is None else timeout_ms / 1000
-            ended = await first_end(finish, self._call.cancelled, seconds)
-            if ended is not None:
-                await command.end(lambda: self.escalation)
-                await asyncio.wait([finish], timeout=0.0 if self._call.abandoned else FLUSH_SECONDS)
-            whole = finish.done()
-            if not command.exited.is_set():
-                pid = command.process.pid
-                raise CallFailed(f"the command can't be ended by the node's user: process {pid} goes on")
-        finally:
-            finish.cancel()
-            for output in outputs:
-                output.close()
+        async with self._fed(command):
+            try:
+                seconds = None if timeout_ms is None else timeout_ms / 1000
+                ended = await first_end(finish, self._call.cancelled, seconds)
+                if ended is not None:
+                    await self._end(command)
+                    await asyncio.wait([finish], timeout=0.0 if self._call.abandoned else FLUSH_SECONDS)
+                whole = finish.done()
+            finally:
+                finish.cancel()
+                for output in outputs:
+                    output.close()
         return ExecResult(
             id=self._request.id,
             status=_status(ended, command.exit_code),
@@ -77,6 +124,36 @@ class ExecCall:
             truncated=not whole,
             duration_ms=int((time.monotonic() - started) * 1000),
         )
+
+    async def _end(self, command: Command) -> None:
+        """Raises CallFailed if something is left that can't be ended."""
+        pid = command.process.pid
+        if self._terminal is not None and not command.exited.is_set():
+            self._terminal.hang_up(pid)
+        await command.end(lambda: self.escalation)
+        if not command.exited.is_set():
+            raise CallFailed(f"the command can't be ended by the node's user: process {pid} goes on")
+
+    @asynccontextmanager
+    async def _fed(self, command: Command) -> AsyncIterator[None]:
+        """The caller's input goes to the command. It is closed only when the command is over.
+
+        A call that is being ended must not look like one whose input has come to its end.
+        """
+        if command.stdin == NO_INPUT:
+            yield
+            return
+        stream, call, terminal = self._place.stream, self._call, self._terminal
+        last_words = terminal.end_of_input if terminal is not None else None
+        stdin = Input(command.stdin, lambda size: stream.took(call.id, STDIN, size), last_words)
+        feeding = asyncio.create_task(stdin.feed_from(call))
+        try:
+            yield
+        finally:
+            feeding.cancel()
+            with suppress(asyncio.CancelledError):
+                await feeding
+            stdin.close()
 
     def _open_outputs(self, command: Command) -> list[Output]:
         stream, call = self._place.stream, self._call
@@ -97,10 +174,39 @@ class ExecCall:
         return ExecResult(id=self._request.id, status="error", exit_code=code)
 
 
-def _directory(home: str, cwd: str | None) -> str | None:
-    """Where a command runs: at home, or in ``cwd``, relative to that; None if it is not there."""
-    path = os.path.join(home, os.path.expanduser(cwd or ""))
-    return path if os.path.isdir(path) else None
+class Prepared(NamedTuple):
+    """What a command is started with."""
+
+    argv: list[str]
+    cwd: str
+    environment: dict[str, str]
+
+
+def prepared(config: NodeConfig, request: Exec, kept: State | None = None) -> Prepared:
+    """``kept`` is what its session has kept. Raises FilePermission from a node that runs nothing,
+    FileMissing if there is no such directory."""
+    if not config.exec:
+        raise FilePermission("this node runs no commands (`exec = false` in its config.toml)")
+    environment = _environment(request, kept)
+    base = kept.cwd if kept else environment["HOME"]
+    cwd = os.path.join(base, os.path.expanduser(request.cwd)) if request.cwd else base
+    if not os.path.isdir(cwd):
+        raise FileMissing(f"there is no directory {cwd} to run in")
+    if request.cwd:
+        environment.pop("PWD", None)  # it was the session's
+    if request.argv or request.command is not None:
+        argv = request.argv or shell_command(request.command or "")
+    else:
+        argv = [environment.get("SHELL", "/bin/sh")]
+    return Prepared(argv, cwd, environment)
+
+
+def _environment(request: Exec, kept: State | None) -> dict[str, str]:
+    """Its session's, or a fresh one; its terminal's TERM; what the call itself gives."""
+    given = ({"TERM": request.pty.term} if request.pty else {}) | (request.env or {})
+    if kept is None:
+        return command_environment(request.id, given)
+    return kept.environment | given | {MARK: request.id}
 
 
 class _Line:
@@ -117,10 +223,26 @@ class _Line:
         return piece
 
 
-async def _finished(command: Command, outputs: list[Output]) -> None:
+async def _finished(command: Command, outputs: list[Output], *, is_session: bool) -> None:
+    """Wait for the end of a command and of its output.
+
+    On a terminal the first process is the session: what it left in the background may hold the terminal
+    on, but is waited for no more than by ssh.
+    """
     await command.exited.wait()
     for output in outputs:
+        while is_session and not output.ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await output.ended.wait()
+            if output.is_waiting:
+                output.close()
         await output.ended.wait()
+
+
+def _came_to_its_end(result: ExecResult) -> bool:
+    """Whether a shell ended by itself, and so told its state."""
+    return result.status in ("ok", "error") and result.signal is None
 
 
 def _status(ended: Ended | None, exit_code: int) -> CallStatus:

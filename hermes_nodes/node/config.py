@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from hermes_nodes.disk import write_atomically
 from hermes_nodes.errors import AlreadyExists, SettingsError, UsageError
+from hermes_nodes.node.job_limits import JobLimits, job_limits
 
 #: http and https are what people copy from a browser; they mean the same server.
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
@@ -52,6 +53,7 @@ class NodeConfig:
     ca_cert: Path | None = None
     #: 64 lower-case hex digits.
     pinned_cert_sha256: str | None = None
+    jobs: JobLimits = field(default_factory=JobLimits)
     #: One sentence for each key that nobody knows.
     warnings: tuple[str, ...] = ()
 
@@ -277,6 +279,7 @@ def _checked(document: Mapping[str, Any], path: Path) -> NodeConfig:
         chunk_size=int(node.number("chunk_size", 65536, 1, 2**31)),
         ca_cert=_ca_cert(server),
         pinned_cert_sha256=server.optional("pinned_cert_sha256", check_fingerprint),
+        jobs=job_limits(node.optional),
         # Last, because a key is unknown once everything known has been taken.
         warnings=(*strangers, *node.unknown(), *server.unknown()),
     )

@@ -8,30 +8,22 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal, Self, assert_never
+from typing import Self, assert_never
 
 from hermes_nodes.disk import sync_directory
-from hermes_nodes.errors import CallFailed, FileMissing, FilePermission
-from hermes_nodes.node.allowlist import Allowlist, Place, telling, told
+from hermes_nodes.errors import CallFailed, FileMissing
+from hermes_nodes.node import parts
+from hermes_nodes.node.allowlist import Allowlist, Place, telling
+from hermes_nodes.node.parts import Note, Parts
+from hermes_nodes.node.regular import FILE_FLAGS, Mode, append, check_target, require_regular
+from hermes_nodes.protocol.parts import Held, part_name
 
-Mode = Literal["overwrite", "create", "append"]
-
-#: Without O_NONBLOCK, opening a FIFO waits for its other end.
-_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: Bytes moved at a time when an append reaches its target.
-_COPY_BYTES = 1 << 20
+#: Bytes hashed in one step: a cancel waits no longer than that takes.
+_RECALL_BYTES = 8 << 20
 #: The bits of chmod(2).
 _PERM_BITS = 0o7777
 #: What link(2) says on file systems without hard links, such as vfat.
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFLNK: "a symbolic link that has just been put there",
-}
 
 
 class Reader:
@@ -51,6 +43,7 @@ class Reader:
         # The files of /proc say that they are empty; only reading shows where they end.
         self._length = max(size - offset, 0) if length is None and size else length
         self._sha256 = hashlib.sha256()
+        self._recalled = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -61,13 +54,13 @@ class Reader:
         try:
             with telling(path):
                 # Looked at before it is opened as well: to open a device can be to act on it.
-                _require_regular(place.stat(), path)
-                fd = os.open(place.name, os.O_RDONLY | _FILE, dir_fd=place.dir_fd)
+                require_regular(place.stat(), path)
+                fd = os.open(place.name, os.O_RDONLY | FILE_FLAGS, dir_fd=place.dir_fd)
         finally:
             os.close(place.dir_fd)
         try:
             found = os.fstat(fd)
-            _require_regular(found, path)
+            require_regular(found, path)
         except BaseException:
             os.close(fd)
             raise
@@ -77,6 +70,18 @@ class Reader:
     def sha256(self) -> str:
         """Of the bytes given out so far, in hex."""
         return self._sha256.hexdigest()
+
+    def recall(self) -> bool:
+        """Before anything is read: a step of hashing what lies before the offset; False at its end.
+
+        Then ``sha256`` is of the file from its beginning, as whoever resumes a transfer needs it.
+        """
+        with self._lock, telling(self._path):
+            size = min(_RECALL_BYTES, self._offset - self._recalled)
+            data = os.pread(self._fd, size, self._recalled)
+            self._recalled += len(data)
+            self._sha256.update(data)
+            return bool(data)
 
     def chunk(self, size: int) -> bytes:
         """The next bytes, at most ``size``; none at the end."""
@@ -107,31 +112,47 @@ class Writer:
     """One file being written; for any thread, one at a time.
 
     The content is spooled beside its target and takes effect in ``finish``, all of it or none; a
-    failure on the way is the same as ``abort``.
+    failure on the way is the same as ``abort``. ``keep`` leaves what has come for a later one, which
+    goes on from there.
     """
 
     def __init__(
-        self, path: str, place: Place, mode: Mode, perm: int | None, size_bytes: int | None
+        self,
+        path: str,
+        place: Place,
+        mode: Mode,
+        *,
+        perm: int | None,
+        size_bytes: int | None,
+        kept: Parts | None,
     ) -> None:
+        #: With what was there already.
         self.bytes_written = 0
         self._path = path
         self._place = place
         self._mode = mode
         self._perm = perm
         self._size_bytes = size_bytes
+        self._offset = 0
+        self._held: Held | None = None
         self._sha256 = hashlib.sha256()
         self._lock = threading.Lock()
         self._old = place.stat()
-        _check_target(self._old, place, mode, path)
+        check_target(self._old, place, mode, path)
         self._temporary = f".hermes-{uuid.uuid4().hex}.part"
         # Who may read the target by the umask may read it early, too; nobody else may.
         first_perm = 0o600 if self._old or perm is not None else 0o666
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS
         with telling(os.path.dirname(place.canonical)):
             self._fd = os.open(self._temporary, flags, first_perm, dir_fd=place.dir_fd)
         # To ask the process for its umask is to change it, under every other thread.
         self._kept_perm = stat.S_IMODE((self._old or os.fstat(self._fd)).st_mode) & 0o777
         self._try_perm(0o600)
+        parts.lock(self._fd)
+        self._note = Note(os.path.dirname(place.canonical), self._temporary, place.name)
+        # Only what has a known size can be told from a whole; what is appended has no place of its own.
+        is_resumable = kept is not None and mode != "append" and size_bytes is not None
+        self._parts = kept if kept is not None and is_resumable and kept.begin(self._note) else None
 
     @classmethod
     def open(
@@ -141,21 +162,46 @@ class Writer:
         mode: Mode = "overwrite",
         perm: int | None = None,
         size_bytes: int | None = None,
+        *,
+        offset: int = 0,
+        kept: Parts | None = None,
     ) -> Self:
-        """Begin; with ``size_bytes`` the content must be exactly that long.
+        """Begin; with ``size_bytes`` the whole must be exactly that long, and may be kept in ``kept``.
 
-        ``perm`` are the permission bits of the file in the end; without it an existing file
-        keeps its own, and a new one gets what the umask leaves.
+        ``perm`` are the permission bits of the file in the end; without it an existing file keeps its
+        own, and a new one gets what the umask leaves. With ``offset`` the content goes on there in what
+        a broken transfer has left: ``recall`` is then called until it is done. Without, that is dropped.
         """
         if perm is not None and perm & ~_PERM_BITS:
             raise CallFailed(f"{path!r}: {perm:o} are not permission bits")
+        if offset and mode == "append":
+            raise CallFailed(f"{path!r}: an append can't be resumed")
         place = allowlist.open_parent(path)
         try:
             with telling(path):
-                return cls(path, place, mode, perm, size_bytes)
+                made = cls(path, place, mode, perm=perm, size_bytes=size_bytes, kept=kept)
         except BaseException:
             os.close(place.dir_fd)
             raise
+        if offset:
+            made._resume(offset)
+        elif mode != "append":
+            made._forget_part()
+        return made
+
+    def recall(self) -> bool:
+        """A step of hashing what is there already; False once that is done. For a resumed one only."""
+        with self._turn():
+            size = min(_RECALL_BYTES, self._offset - self.bytes_written)
+            data = os.pread(self._fd, size, self.bytes_written)
+            self.bytes_written += len(data)
+            self._sha256.update(data)
+            if data and self.bytes_written < self._offset:
+                return True
+            if self._held is not None and self._held.sha256 != self._sha256.hexdigest():
+                raise CallFailed(f"{self._path!r}: what a broken transfer left has been altered since")
+            os.lseek(self._fd, self._offset, os.SEEK_SET)
+            return False
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the content."""
@@ -187,6 +233,17 @@ class Writer:
             self._discard()
             return self.bytes_written, self._sha256.hexdigest()
 
+    def keep(self) -> None:
+        """The connection is lost: leave what has come for a day, if its size is known; else ``abort``."""
+        with self._lock:
+            is_whole = self.bytes_written >= self._offset  # of what was there already
+            if self._fd >= 0 and self._parts is not None and is_whole:
+                with suppress(OSError):
+                    held = Held(self.bytes_written, self._sha256.hexdigest())
+                    if parts.make_part(self._fd, self._place, self._note, held):
+                        self._parts.kept(self._note)
+            self._discard()
+
     def abort(self) -> None:
         """Forget it all and leave the target as it was; nothing, once it is finished."""
         with self._lock:
@@ -217,8 +274,55 @@ class Writer:
             # After a rename it is gone already, and what can't be removed has to stay.
             with suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._place.dir_fd)
+            if self._parts is not None:
+                self._parts.end(self._note)
             os.close(self._place.dir_fd)
         self._fd = -1
+
+    def _resume(self, offset: int) -> None:
+        """Go on with what a broken transfer has left, which is nobody else's from now on."""
+        with self._turn():
+            self._take_part()
+            self._held = held = parts.held_in(self._fd)
+            if held is None or offset > held.size_bytes:
+                there = held.size_bytes if held else 0
+                raise CallFailed(f"{self._path!r}: {there} bytes are there to go on from, not {offset}")
+            if offset < held.size_bytes:
+                self._held = None  # its hash is of more than is taken
+            self._offset = offset
+            os.ftruncate(self._fd, offset)
+
+    def _take_part(self) -> None:
+        dir_fd, name, _ = self._place
+        part = part_name(name)
+        try:
+            found = os.stat(part, dir_fd=dir_fd, follow_symlinks=False)
+            is_ours = parts.is_ours(found)
+            if is_ours:
+                os.rename(part, self._temporary, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:
+            raise FileMissing(f"{self._path!r}: no broken transfer has left anything to go on from")
+        fd = os.open(self._temporary, os.O_RDWR | FILE_FLAGS, dir_fd=dir_fd)
+        os.close(self._fd)
+        self._fd = fd
+        parts.lock(fd)
+        if not os.path.samestat(found, os.fstat(fd)):
+            raise CallFailed(f"{self._path!r}: what a broken transfer left has been replaced since")
+        self._forget_note(part)
+
+    def _forget_part(self) -> None:
+        """A transfer begins anew: what an earlier one has left is of no use."""
+        part = part_name(self._place.name)
+        with suppress(OSError):
+            if parts.is_ours(os.stat(part, dir_fd=self._place.dir_fd, follow_symlinks=False)):
+                os.unlink(part, dir_fd=self._place.dir_fd)
+                self._forget_note(part)
+
+    def _forget_note(self, part: str) -> None:
+        if self._parts is not None:
+            self._parts.end(self._note._replace(name=part))
 
     def _wrong_size(self) -> CallFailed:
         sizes = f"{self._size_bytes} bytes were announced, {self.bytes_written} came"
@@ -261,7 +365,7 @@ class Writer:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             # An empty file makes sure of the name; only one can make it.
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, dir_fd=dir_fd))
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE_FLAGS, dir_fd=dir_fd))
             self._rename()
         else:
             os.unlink(self._temporary, dir_fd=dir_fd)
@@ -269,7 +373,9 @@ class Writer:
     def _append(self) -> None:
         while True:
             try:
-                fd = os.open(self._place.name, os.O_WRONLY | os.O_APPEND | _FILE, dir_fd=self._place.dir_fd)
+                fd = os.open(
+                    self._place.name, os.O_WRONLY | os.O_APPEND | FILE_FLAGS, dir_fd=self._place.dir_fd
+                )
             except FileNotFoundError:
                 # Whoever makes the file in this moment makes it for us to append to.
                 with suppress(FileExistsError):
@@ -277,41 +383,6 @@ class Writer:
             else:
                 break
         try:
-            self._append_to(fd)
+            append(self._fd, fd, self._perm, self._path)
         finally:
             os.close(fd)
-
-    def _append_to(self, fd: int) -> None:
-        old = os.fstat(fd)
-        _require_regular(old, self._path)
-        if self._perm is not None:
-            os.fchmod(fd, self._perm)
-        done = 0
-        try:
-            while data := os.pread(self._fd, _COPY_BYTES, done):
-                done += os.write(fd, data)
-            os.fsync(fd)
-        except OSError:
-            # Anybody else's bytes behind ours would be lost with them.
-            if os.fstat(fd).st_size == old.st_size + done:
-                os.ftruncate(fd, old.st_size)
-            raise
-
-
-def _check_target(old: os.stat_result | None, place: Place, mode: Mode, path: str) -> None:
-    if old is None:
-        return
-    if mode == "create":
-        raise told(OSError(errno.EEXIST, os.strerror(errno.EEXIST)), path)
-    _require_regular(old, path)
-    # To replace a file takes no right to it, only to its directory; we ask for both.
-    if not os.access(place.name, os.W_OK, dir_fd=place.dir_fd, effective_ids=True):
-        raise FilePermission(f"{path!r}: the node's user may not write to this file")
-
-
-def _require_regular(found: os.stat_result | None, path: str) -> None:
-    if found is None:
-        raise FileMissing(f"{path!r}: there is no such file")
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something special")
-        raise CallFailed(f"{path!r} is {kind}, not a file")

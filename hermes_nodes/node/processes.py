@@ -1,19 +1,20 @@
 """Starting a command as ssh would, and ending it with everything that it started."""
 
 import asyncio
+import errno
 import os
 import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
+from hermes_nodes.node import wires
 from hermes_nodes.node.tree import ProcessTree
+from hermes_nodes.node.wires import Wires
 
 #: The environment variable that marks a call's processes, so that those which left its process group
 #: are found as well. It holds the call's id.
@@ -29,9 +30,7 @@ ESCALATION: Escalation = ((signal.SIGINT, 2.0), (signal.SIGTERM, 3.0), (signal.S
 #: The same for a node that is itself being stopped.
 QUICK_ESCALATION: Escalation = ((signal.SIGTERM, 1.0), (signal.SIGKILL, 2.0))
 #: Seconds between two looks at what is left.
-_LOOK_EVERY = 0.05
-#: A pipe holds 64 KiB; with more a fast command is switched to and fro less often.
-_PIPE_BYTES = 256 * 1024
+LOOK_EVERY = 0.05
 
 
 def command_environment(
@@ -77,9 +76,18 @@ class Output:
         except BlockingIOError:
             self._watch()
             return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b""  # Linux says it so when a terminal is held by nobody any more
         if not data:
             self.close()
         return data
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether all that had come has been pulled."""
+        return self._watched
 
     def close(self) -> None:
         """Stop reading; what is still in the pipe is lost."""
@@ -105,41 +113,50 @@ class Output:
 
 
 class Command:
-    """A running command: its process, its two pipes, and the tree that it may have grown."""
+    """A running command: its process, our ends of its streams, and the tree that it may have grown."""
 
-    def __init__(self, call_id: str, process: subprocess.Popen[bytes], stdout: int, stderr: int) -> None:
+    def __init__(self, call_id: str, process: subprocess.Popen[bytes], wired: Wires) -> None:
         self.process = process
-        self.stdout = stdout
-        self.stderr = stderr
+        self.stdin, self.stdout, self.stderr = wired.ours
         self.exited = asyncio.Event()
         mark = f"{MARK}={call_id}".encode()
-        has_proc = Path("/proc/self/environ").exists()
-        self._tree = ProcessTree(mark, process.pid, (stdout, stderr)) if has_proc else None
+        self._tree = ProcessTree(mark, process.pid, (self.stdout, self.stderr), wired.terminal)
         _when_exited(process, self.exited.set)
 
     @classmethod
-    def start(cls, call_id: str, argv: list[str], *, cwd: str, environment: Mapping[str, str]) -> "Command":
-        """Raises OSError if it can't be run, ValueError if it holds NUL bytes."""
-        pipes = (*_pipe(), *_pipe())
-        stdout_read, stdout_write, stderr_read, stderr_write = pipes
+    def start(
+        cls,
+        call_id: str,
+        argv: list[str],
+        *,
+        cwd: str,
+        environment: Mapping[str, str],
+        wired: Wires | None = None,
+        keep_open: tuple[int, ...] = (),
+    ) -> "Command":
+        """Without ``wired`` it gets a pipe for each output; ``keep_open`` are descriptors that it inherits.
+
+        Raises OSError if it can't be run, ValueError if it holds NUL bytes.
+        """
+        wired = wired or wires.pipes()
+        stdin, stdout, stderr = wired.theirs
         try:
             process = subprocess.Popen(
                 argv,
                 cwd=cwd,
                 env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout_write,
-                stderr=stderr_write,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
                 start_new_session=True,
+                pass_fds=keep_open,
             )
         except BaseException:
-            os.close(stdout_read)
-            os.close(stderr_read)
+            wires.close(wired.ours)
             raise
         finally:
-            os.close(stdout_write)
-            os.close(stderr_write)
-        return cls(call_id, process, stdout_read, stderr_read)
+            wires.close(wired.theirs)
+        return cls(call_id, process, wired)
 
     @property
     def exit_code(self) -> int:
@@ -162,19 +179,7 @@ class Command:
 
         ``escalation`` is asked again at every look, as a node that is being stopped has less time.
         """
-        ladder, started = escalation(), time.monotonic()
-        signalled: dict[signal.Signals, set[int]] = {}
-        while members := await asyncio.to_thread(self._members):
-            if escalation() != ladder:  # a shorter one begins at its own first step
-                ladder, started = escalation(), time.monotonic()
-            sign = _due(ladder, time.monotonic() - started)
-            if sign is None:
-                return
-            told = signalled.setdefault(sign, set())
-            # KILL can't be refused, but a process may fork before it arrives: so again and again.
-            self._kill(members if sign is signal.SIGKILL else members - told, sign)
-            told |= members
-            await self._exited_within(_LOOK_EVERY)
+        await end_all(self._members, self._kill, lambda: self._exited_within(LOOK_EVERY), escalation)
 
     async def _exited_within(self, seconds: float) -> None:
         if self.exited.is_set():
@@ -197,19 +202,34 @@ class Command:
 
     def _members(self) -> set[int]:
         """The processes of this call that live."""
-        if self._tree is None:
-            return self._group_members()
-        return self._tree.members(leader_has_ended=self.exited.is_set())
+        ended = self.exited.is_set()
+        # The first one also where nobody can be asked about the others.
+        return self._tree.members(leader_has_ended=ended) | (set() if ended else {self.process.pid})
 
-    def _group_members(self) -> set[int]:
-        """Where there is no /proc, all that can be seen is whether the group has members."""
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return set()
-        except PermissionError:
-            pass  # macOS says this of a group in which only zombies are left
-        return set() if self.exited.is_set() else {self.process.pid}
+
+async def end_all(
+    members: Callable[[], set[int]],
+    kill: Callable[[set[int], signal.Signals], None],
+    rest: Callable[[], Awaitable[object]],
+    escalation: Callable[[], Escalation],
+) -> None:
+    """Send signals to what ``members`` finds, in a thread, until nothing is left or the last one was sent.
+
+    ``kill`` sends one, ``rest`` waits between two looks, ``escalation`` is asked again at every look.
+    """
+    ladder, started = escalation(), time.monotonic()
+    signalled: dict[signal.Signals, set[int]] = {}
+    while found := await asyncio.to_thread(members):
+        if escalation() != ladder:  # a shorter one begins at its own first step
+            ladder, started = escalation(), time.monotonic()
+        sign = _due(ladder, time.monotonic() - started)
+        if sign is None:
+            return
+        told = signalled.setdefault(sign, set())
+        # KILL can't be refused, but a process may fork before it arrives: so again and again.
+        kill(found if sign is signal.SIGKILL else found - told, sign)
+        told |= found
+        await rest()
 
 
 def _due(escalation: Escalation, elapsed: float) -> signal.Signals | None:
@@ -225,16 +245,6 @@ def _group_of(pid: int) -> int | None:
     with suppress(ProcessLookupError):
         return os.getpgid(pid)
     return None
-
-
-def _pipe() -> tuple[int, int]:
-    read_end, write_end = os.pipe()
-    if sys.platform == "linux":
-        import fcntl  # noqa: PLC0415 - the constant exists here alone
-
-        with suppress(OSError):  # over the user's budget of pipe pages: the default serves
-            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return read_end, write_end
 
 
 def _when_exited(process: subprocess.Popen[bytes], tell: Callable[[], None]) -> None:

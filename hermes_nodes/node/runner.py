@@ -3,22 +3,36 @@
 import asyncio
 import logging
 import time
+from typing import assert_never
 
-from hermes_nodes.audit import AuditLog, summarise_command
+from hermes_nodes.acts import act
+from hermes_nodes.audit import AuditLog
 from hermes_nodes.errors import CallCancelled, HermesNodesError
-from hermes_nodes.node import transfers
+from hermes_nodes.node import job_calls, transfers
 from hermes_nodes.node.allowlist import Allowlist, error_name
 from hermes_nodes.node.calls import CallStream, NodeCall, Place, answer, failure
 from hermes_nodes.node.commands import ExecCall
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.lasting import Lasting
 from hermes_nodes.node.processes import ESCALATION, QUICK_ESCALATION
 from hermes_nodes.protocol.messages import (
     MAX_CALLS,
     Exec,
     ExecResult,
+    JobKill,
+    JobList,
+    JobRead,
+    JobWait,
+    ListDir,
+    MakeDir,
     Read,
     Request,
     Result,
+    SessionList,
+    SessionListResult,
+    SessionReset,
+    SessionResetResult,
+    Stat,
     Write,
     needed_capabilities,
 )
@@ -27,14 +41,14 @@ from hermes_nodes.protocol.stream import STDIN
 log = logging.getLogger(__name__)
 
 #: What this node can do beyond `stream/1`; it lists them in `hello`.
-CAPABILITIES: list[str] = []
+CAPABILITIES: list[str] = ["fs", "jobs", "pty", "session", "stdin"]
 
 
 class Runner:
     """The calls of one session; ``close`` ends them all."""
 
-    def __init__(self, config: NodeConfig, stream: CallStream, trail: AuditLog) -> None:
-        self._place = Place(config, Allowlist(config.allowed_paths), stream)
+    def __init__(self, config: NodeConfig, stream: CallStream, trail: AuditLog, lasting: Lasting) -> None:
+        self._place = Place(config, Allowlist(config.allowed_paths), stream, lasting)
         self._trail = trail
         self._calls: dict[str, NodeCall] = {}
         self._commands: dict[str, ExecCall] = {}
@@ -72,6 +86,12 @@ class Runner:
         call = self._calls.get(call_id)
         if call is not None:
             call.cancelled.set()
+
+    def resize(self, call_id: str, cols: int, rows: int) -> None:
+        """The terminal at the other end of a call has a new size."""
+        command = self._commands.get(call_id)
+        if command is not None:
+            command.resize(cols, rows)
 
     async def close(self) -> None:
         """The session is over: end every call, with nobody left to answer to."""
@@ -116,6 +136,8 @@ class Runner:
 
     async def _carry_out(self, call: NodeCall) -> Result:
         match call.request:
+            case Exec(detach=True):
+                return await job_calls.start(self._place, call.request)
             case Exec():
                 command = ExecCall(self._place, call, call.request, self._escalation)
                 self._commands[call.id] = command
@@ -123,40 +145,43 @@ class Runner:
                     return await command.run()
                 finally:
                     del self._commands[call.id]
-            case Read():
-                return await transfers.read(self._place, call, call.request)
-            case Write():
-                return await transfers.write(self._place, call, call.request)
+            case Read() | Write() | Stat() | ListDir() | MakeDir():
+                return await transfers.carry_out(self._place, call, call.request)
+            case JobList() | JobRead() | JobWait() | JobKill():
+                return await job_calls.carry_out(self._place, call, call.request)
+            case SessionList():
+                names = self._place.lasting.shells.names()
+                return SessionListResult(id=call.id, status="ok", sessions=names)
+            case SessionReset():
+                self._place.lasting.shells.reset(call.request.session)
+                return SessionResetResult(id=call.id, status="ok")
             case _:
-                return failure(call.request, "unsupported", f"`{_tag(call.request)}`")
+                assert_never(call.request)
 
     def _append_row(self, call: NodeCall, result: Result, duration_ms: int) -> None:
-        request = call.request
+        done = act(call.request, "summary")
         self._trail.append(
-            action=_tag(request),
-            status=result.status,
+            action=done.action,
+            status="ok" if result.status == "started" else result.status,
             node=self._place.config.name,
             request_id=call.id,
-            exit_code=result.exit_code if isinstance(result, ExecResult) else None,
+            exit_code=_exit_code(result),
             duration_ms=duration_ms,
             error=result.error,
-            command=_summary(request),
-            path=request.path if isinstance(request, Read | Write) else None,
+            command=done.command,
+            path=done.path,
             bytes_in=call.bytes_in,
             bytes_out=call.bytes_out,
         )
 
 
+def _exit_code(result: Result) -> int | None:
+    """What a row says; a job that has begun has none yet, and -1 stands for none."""
+    if not isinstance(result, ExecResult) or result.status == "started" or result.exit_code < 0:
+        return None
+    return result.exit_code
+
+
 def _input_channels(request: Request) -> tuple[int, ...]:
     takes_input = isinstance(request, Write) or (isinstance(request, Exec) and request.stdin)
     return (STDIN,) if takes_input else ()
-
-
-def _summary(request: Request) -> str | None:
-    if not isinstance(request, Exec):
-        return None
-    return summarise_command(request.argv or request.command or "", "summary")
-
-
-def _tag(request: Request) -> str:
-    return str(type(request).__struct_config__.tag)

@@ -12,6 +12,7 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.errors import ProtocolViolation
 from hermes_nodes.link import WebSocketLink, send_frame
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.lasting import Lasting
 from hermes_nodes.node.runner import CAPABILITIES, Runner
 from hermes_nodes.protocol.codec import Data, Frame, RecordCodec
 from hermes_nodes.protocol.handshake import NodeHandshake
@@ -23,6 +24,7 @@ from hermes_nodes.protocol.messages import (
     Ping,
     Pong,
     RateLimit,
+    Request,
     Resize,
     Unknown,
     Window,
@@ -63,12 +65,13 @@ class NodeSession:
         codec: RecordCodec[FromGateway],
         config: NodeConfig,
         trail: AuditLog,
+        lasting: Lasting,
     ) -> None:
         self._ws = ws
         self._codec = codec
         self._stream = Stream(codec, on_output=self._wake, budget=Budget(WINDOW_BUDGET))
         self._link = WebSocketLink(ws, self._stream.next_frame, cut=lambda: None)
-        self.runner = Runner(config, self._stream, trail)
+        self.runner = Runner(config, self._stream, trail, lasting)
         self._heard = time.monotonic()
         self._pinged = False
 
@@ -123,10 +126,18 @@ class NodeSession:
                 raise SessionEnded(event.reason or "bye")
             case RateLimit():
                 log.warning("the gateway says that this node sends too many messages")
+            case Pong() | Window() | Unknown():
+                pass
+            case _:
+                self._pass_on(event)
+
+    def _pass_on(self, event: Request | Cancel | Resize) -> None:
+        """What is said about calls."""
+        match event:
             case Cancel():
                 self.runner.cancel(event.id)
-            case Pong() | Window() | Resize() | Unknown():
-                pass
+            case Resize():
+                self.runner.resize(event.id, event.cols, event.rows)
             case _:
                 self.runner.start(event)
 

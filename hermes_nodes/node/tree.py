@@ -1,6 +1,9 @@
-"""The processes that a command has grown, wherever they have gone since: what `/proc` tells of them."""
+"""The processes that a command has grown, wherever they have gone since: what `/proc` or `ps` tells."""
 
 import os
+import stat
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -10,24 +13,29 @@ class _Process(NamedTuple):
     parent: int
     group: int
     session: int
-    #: Since the machine's start; together with the number it names one process for good.
-    started: int
+    #: Of one machine's start; together with the number it names one process for good.
+    started: int | str
 
 
 class ProcessTree:
-    """One call's processes on Linux.
+    """One call's processes; looking at them blocks.
 
     A process is of the call if it carries the call's mark, is of the leader's group or session, can write
-    to the call's pipes, or has been started by one that is. Whoever clears its environment, leaves the
-    session, lets go of the pipes and loses its parent before the first look is not found.
+    to the call's pipes or its ``terminal``, or has been started by one that is. Whoever clears its
+    environment, leaves the session, lets go of the pipes and loses its parent before the first look is not
+    found. Without /proc there is neither mark nor pipe to see: there it is enough to leave the session and
+    to lose the parent.
     """
 
-    def __init__(self, mark: bytes, leader: int, pipes: tuple[int, ...]) -> None:
+    def __init__(
+        self, mark: bytes, leader: int, pipes: tuple[int, ...], terminal: str | None = None
+    ) -> None:
         self._mark = mark
         self._leader = leader
-        self._pipes = {f"pipe:[{os.fstat(fd).st_ino}]" for fd in pipes}
+        links = {terminal, *(_link(os.fstat(fd)) for fd in pipes)}
+        self._ways_out = {link for link in links if link is not None}
         # Found before: one whose parent has died meanwhile is still ours.
-        self._known: set[tuple[int, int]] = set()
+        self._known: set[tuple[int, int | str]] = set()
 
     def members(self, *, leader_has_ended: bool) -> set[int]:
         """Those that live now; zombies do not."""
@@ -45,15 +53,20 @@ class ProcessTree:
             return True
         if leader and leader in (process.group, process.session):
             return True
-        return _is_marked(pid, self._mark) or self._holds_pipe(pid)
+        return _is_marked(pid, self._mark) or self._can_write(pid)
 
-    def _holds_pipe(self, pid: int) -> bool:
-        """Whether a process can write to our pipes; the node itself reads from them."""
+    def _can_write(self, pid: int) -> bool:
+        """Whether a process can write to what we read from."""
         with suppress(OSError):  # gone meanwhile, or another user's
             for fd in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{fd}") in self._pipes and _is_writable(pid, fd):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") in self._ways_out and _is_writable(pid, fd):
                     return True
         return False
+
+
+def _link(status: os.stat_result) -> str | None:
+    """What `/proc` calls a pipe; None for what is none, whose numbers belong to others."""
+    return f"pipe:[{status.st_ino}]" if stat.S_ISFIFO(status.st_mode) else None
 
 
 def _is_writable(pid: int, fd: str) -> bool:
@@ -71,11 +84,25 @@ def _is_marked(pid: int, mark: bytes) -> bool:
     return False
 
 
+#: What `ps` everywhere tells of a process, in one line; the last takes five words.
+_PS_COLUMNS = "pid=,ppid=,pgid=,stat=,lstart="
+
+
 def _table() -> dict[int, _Process]:
     """Every process that lives."""
+    if not Path("/proc/self/stat").exists():
+        return dict(_parsed(_ps("-A", "-o", _PS_COLUMNS)))
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     found = ((pid, _read(pid)) for pid in pids)
     return {pid: process for pid, process in found if process is not None}
+
+
+def _parsed(told: str) -> Iterator[tuple[int, _Process]]:
+    for line in told.splitlines():
+        pid, parent, group, state, started = line.split(None, 4)
+        with suppress(OSError):  # gone meanwhile
+            if not state.startswith("Z"):
+                yield int(pid), _Process(int(parent), int(group), os.getsid(int(pid)), started)
 
 
 def _read(pid: int) -> _Process | None:
@@ -98,3 +125,34 @@ def _descendants(found: set[int], table: dict[int, _Process]) -> set[int]:
         if not children:
             return more
         more |= children
+
+
+#: Seconds for `ps` to answer.
+_PS_SECONDS = 5.0
+
+
+def birth(pid: int) -> str | None:
+    """When a process was started: with its number it names one process for good. None if it is gone.
+
+    Blocking: without /proc it asks `ps`, which is exact to a second.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")  # as Linux counts from the machine's start
+    if boot.exists():
+        process = _read(pid)
+        return None if process is None else f"{boot.read_text().strip()} {process.started}"
+    return _ps("-o", "lstart=", "-p", str(pid)).strip() or None
+
+
+def _ps(*options: str) -> str:
+    """What `ps` says; nothing if it can't be asked."""
+    try:
+        asked = subprocess.run(
+            ["ps", *options],
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            timeout=_PS_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.decode("ascii", "replace")

@@ -119,6 +119,9 @@ class OlderSession(Session):
         else:
             self._drop(call, CallCancelled("the call was cancelled while it waited; nothing has run"))
 
+    def resize(self, call: Call, cols: int, rows: int) -> None:
+        """No call of theirs has a terminal."""
+
     def took(self, call: Call, channel: int, size: int) -> None:  # noqa: ARG002 - the interface
         self._untaken -= size
 

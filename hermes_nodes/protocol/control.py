@@ -17,7 +17,7 @@ UPGRADE = "hermes-nodes"
 DATA = 1  # bytes of a channel
 END = 2  # the end of a channel
 WINDOW = 3  # 4 bytes, big-endian: how many more bytes the other side may send on a channel
-RESIZE = 4  # JSON: a terminal's new size
+RESIZE = 4  # twice 4 bytes, big-endian: columns and rows of a terminal's new size
 CANCEL = 5  # end the call; its answer still comes
 ALIVE = 6  # nothing: shows that the other side is there
 NOTE = 7  # JSON: something worth telling the operator meanwhile
@@ -28,6 +28,7 @@ MAX_FRAME = 256 * 1024
 
 _HEADER = struct.Struct(">IBB")
 _COUNT = struct.Struct(">I")
+_SIZE = struct.Struct(">II")
 
 
 class ControlFrame(NamedTuple):
@@ -59,6 +60,18 @@ def window_size(payload: memoryview) -> int:
         raise ValueError("a window of a wrong length")
     size: int = _COUNT.unpack(payload)[0]
     return size
+
+
+def resize(cols: int, rows: int) -> bytes:
+    return frame(RESIZE, _SIZE.pack(cols, rows))
+
+
+def size(payload: memoryview) -> tuple[int, int]:
+    """The columns and rows that a RESIZE names; ValueError if it is not one."""
+    if len(payload) != _SIZE.size:
+        raise ValueError("a size of a wrong length")
+    cols, rows = _SIZE.unpack(payload)
+    return cols, rows
 
 
 class FrameReader:

@@ -310,11 +310,14 @@ class JobListResult(Result, frozen=True, kw_only=True, tag="job_list_result"):
 
 
 class JobReadResult(Result, frozen=True, kw_only=True, tag="job_read_result"):
+    """``size_bytes`` is where a later read goes on from; ``truncated``: there was more than was kept."""
+
     size_bytes: Count = 0
+    truncated: bool = False
 
 
 class JobKillResult(Result, frozen=True, kw_only=True, tag="job_kill_result"):
-    pass
+    already_ended: bool = False
 
 
 class Error(Message, frozen=True, kw_only=True, tag="error"):
@@ -410,11 +413,17 @@ _FAMILIES: dict[type[Message], str] = {
 }
 
 
+def answer_kind(request: Request) -> type[Result]:
+    """How a request is answered, where it is not refused with an `error`."""
+    return _ANSWERS[type(request)]
+
+
 def is_answer(request: Request, answer: Result) -> bool:
-    """Whether a request may be answered so; only a detached command is `started`."""
-    is_started = answer.status == "started"
+    """Whether a request may be answered so. A detached command has no end here: it is `started`, or not."""
     is_detached = isinstance(request, Exec) and request.detach
-    return isinstance(answer, _ANSWERS[type(request)]) and is_started == is_detached
+    is_end = answer.status in ("ok", "timeout")
+    is_fitting = not is_end if is_detached else answer.status != "started"
+    return isinstance(answer, answer_kind(request)) and is_fitting
 
 
 def needed_capabilities(request: Request) -> list[str]:

@@ -26,6 +26,20 @@ MAX_WINDOW = 8 * 1024 * 1024
 WIDEN_WITHIN = 0.25
 
 
+#: Pieces below this many bytes are joined while they wait for their consumer.
+SMALL_PIECE = 4096
+
+
+def queue(waiting: deque[memoryview], payload: memoryview) -> None:
+    """Add a piece behind those that wait; a small one is joined to the small one before it.
+
+    A window counts bytes, and a piece of one byte costs two hundred. The empty piece of an end stays.
+    """
+    if waiting and 0 < len(payload) < SMALL_PIECE and 0 < len(waiting[-1]) < SMALL_PIECE:
+        payload = memoryview(bytes(waiting.pop()) + bytes(payload))
+    waiting.append(payload)
+
+
 class Source(Protocol):
     """Where an outgoing channel's bytes come from."""
 

@@ -1,11 +1,12 @@
-"""How fast bytes get through: 256 MiB from a command, from a file and to a file.
+"""How fast bytes get through: 256 MiB from a command, to a command, from a file and to a file.
 
     python -m tests.benchmarks.stream [ROUNDS]
 
 in the checkout, in an environment where the package is installed. Each is shown in MB/s beside its floor
-of the same run, taken in turn: a local `bash -c` with a pipe for a command's output, `cp` for files. The
-way through gateway and node is sealed and crosses four processes, and all of them run on this one machine.
-Medians.
+of the same run, taken in turn: a local `bash -c` with a pipe for a command's output and input, `cp` for
+files. The way through gateway and node is sealed and crosses four processes, and all of them run on this
+one machine. Medians. First 1 GiB goes to a command's stdin, and by how much that makes gateway and node
+grow is shown.
 """
 
 import os
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness import PROGRAM, Home
+from tests.harness import PROGRAM, Home, MemoryGrowth
 
 SIZE = 256 * 1024 * 1024
 PRODUCE = f"head -c {SIZE} /dev/zero"
@@ -27,8 +28,14 @@ def main() -> int:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory(prefix="hn-") as folder:
         home = Home(Path(folder))
-        with home.gateway() as gateway, home.node(gateway, "node", allow=[home.folder]):
-            compare(Ways(home), rounds)
+        with home.gateway() as gateway, home.node(gateway, "node", allow=[home.folder]) as node:
+            ways = Ways(home)
+            processes = {"gateway": gateway.process.pid, "node": node.process.pid}
+            growth = {name: MemoryGrowth(pid) for name, pid in processes.items()}
+            print(f"1 GiB to stdin in {seconds_of(ways.gibibyte):.2f} s")
+            for name, grown in growth.items():
+                print(f"{name:<11} grew by {grown.peak / 1e6:.1f} MB at most")
+            compare(ways, rounds)
     return 0
 
 
@@ -48,6 +55,15 @@ class Ways:
 
     def exec(self) -> None:
         self._run("exec", "node", PRODUCE)
+
+    def stdin(self) -> None:
+        with self._source.open("rb") as source:
+            self._run("exec", "-i", "node", "cat >/dev/null", stdin=source.fileno())
+
+    def gibibyte(self) -> None:
+        with subprocess.Popen(["head", "-c", str(2**30), "/dev/zero"], stdout=subprocess.PIPE) as zeros:
+            assert zeros.stdout is not None
+            self._run("exec", "-i", "node", f"test $(wc -c) = {2**30}", stdin=zeros.stdout.fileno())
 
     def copy(self) -> None:
         subprocess.run(["cp", str(self._source), str(self._target)], check=True)
@@ -70,11 +86,12 @@ def compare(ways: Ways, rounds: int) -> None:
     chosen = {
         "local pipe": ways.local_pipe,
         "exec": ways.exec,
+        "stdin": ways.stdin,
         "cp": ways.copy,
         "write": ways.write,
         "read": ways.read,
     }
-    floors = {"exec": "local pipe", "write": "cp", "read": "cp"}
+    floors = {"exec": "local pipe", "stdin": "local pipe", "write": "cp", "read": "cp"}
     taken: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(rounds):
         for name, way in chosen.items():

@@ -18,6 +18,7 @@ COMMANDS = [
     "exec",
     "read",
     "write",
+    "cp",
     "revoke",
     "audit",
     "audit tail",

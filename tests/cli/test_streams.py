@@ -59,7 +59,7 @@ FAILING = {
     "exec nobody true": 66,
     "exec absent true": 69,
     "exec laptop": 2,
-    "exec web-* true": 2,
+    "exec web-* true": 66,
     "exec --timeout 1 laptop true": 2,
     "exec --timeout 100ms laptop exec -a x sleep 60": 127,
     "exec --cwd /nowhere laptop true": 66,

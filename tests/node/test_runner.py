@@ -17,12 +17,15 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.node import commands, runner
 from hermes_nodes.node.commands import ExecCall
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.lasting import Lasting
 from hermes_nodes.node.processes import Command
 from hermes_nodes.node.runner import Runner
 from hermes_nodes.protocol.messages import (
     MAX_CALLS,
     Exec,
     ExecResult,
+    ListDir,
+    MakeDir,
     Message,
     Read,
     ReadResult,
@@ -95,7 +98,7 @@ class Calls:
             token="unused",
             **{"allowed_paths": (str(folder),), **settings},
         )
-        self.runner = Runner(config, self.stream, self.trail)
+        self.runner = Runner(config, self.stream, self.trail, Lasting(folder))
 
     async def run(self, request: Request) -> Any:
         self.runner.start(request)
@@ -316,6 +319,64 @@ async def test_a_path_that_is_not_allowed_is_refused_before_any_content(calls: C
     assert (read.error, write.error) == ("path_not_allowed", "path_not_allowed")
 
 
+async def test_what_is_at_a_path_is_told_and_listed(calls: Calls) -> None:
+    made = await calls.run(MakeDir(id=str(uuid.uuid4()), path=f"{calls.folder}/new", perm=0o750))
+    assert made.status == "ok"
+    (calls.folder / "new" / "file").write_text("x")
+    stat = await calls.run(Stat(id=str(uuid.uuid4()), path=f"{calls.folder}/new"))
+    assert (stat.status, stat.kind, stat.perm) == ("ok", "dir", 0o750)
+    listing = ListDir(id=str(uuid.uuid4()), path=f"{calls.folder}/new")
+    assert (await calls.run(listing)).status == "ok"
+    (entry,) = [json.loads(line) for line in calls.stdout(listing).splitlines()]
+    assert (entry["name_b64"], entry["kind"], entry["size_bytes"]) == ("ZmlsZQ==", "file", 1)
+    refused = await calls.run(ListDir(id=str(uuid.uuid4()), path="/etc"))
+    assert (refused.status, refused.error) == ("error", "path_not_allowed")
+
+
+@pytest.mark.parametrize(("offset", "whole"), [(0, True), (400_000, True), (400_000, False)])
+async def test_a_read_to_the_end_hashes_the_whole_file(calls: Calls, offset: int, whole: bool) -> None:
+    content = os.urandom(1_000_000)
+    (calls.folder / "file").write_bytes(content)
+    length = None if whole else 600_000
+    read = Read(id=str(uuid.uuid4()), path=f"{calls.folder}/file", offset=offset, length=length)
+    result = await calls.run(read)
+    assert calls.stdout(read) == content[offset:]
+    assert result.size_bytes == len(content) - offset
+    assert result.sha256 == hashlib.sha256(content if whole else content[offset:]).hexdigest()
+
+
+async def test_a_write_whose_connection_is_lost_can_go_on_in_the_next(calls: Calls) -> None:
+    path, content = calls.folder / "file", os.urandom(300_000)
+    path.write_text("old")
+    first = Write(id=str(uuid.uuid4()), path=str(path), size_bytes=len(content))
+    calls.runner.start(first)
+    calls.runner.feed(first.id, memoryview(content)[:100_000])
+    await until(lambda: calls.stream.taken == 100_000)
+    await asyncio.wait_for(calls.runner.close(), PATIENCE)
+    assert path.read_text() == "old"
+    async with calls_in(calls.folder) as later:
+        second = Write(id=str(uuid.uuid4()), path=str(path), size_bytes=len(content), offset=100_000)
+        later.runner.start(second)
+        later.runner.feed(second.id, memoryview(content)[100_000:])
+        later.runner.feed(second.id, memoryview(b""))
+        written = await asyncio.wait_for(later.stream.answer(second.id), PATIENCE)
+    assert (written.status, written.bytes_written) == ("ok", len(content))
+    assert written.sha256 == hashlib.sha256(content).hexdigest()
+    assert path.read_bytes() == content
+
+
+async def test_a_cancelled_write_can_not_be_gone_on_with(calls: Calls) -> None:
+    path = calls.folder / "file"
+    write = Write(id=str(uuid.uuid4()), path=str(path), size_bytes=10)
+    calls.runner.start(write)
+    calls.runner.feed(write.id, memoryview(b"half"))
+    await until(lambda: calls.stream.taken == 4)
+    calls.runner.cancel(write.id)
+    assert (await asyncio.wait_for(calls.stream.answer(write.id), PATIENCE)).status == "cancelled"
+    later = Write(id=str(uuid.uuid4()), path=str(path), size_bytes=10, offset=4)
+    assert (await calls.run(later)).error == "file_not_found"
+
+
 # -- the session ----------------------------------------------------------------------------------
 
 
@@ -339,10 +400,12 @@ async def test_more_calls_than_a_node_takes_are_busy(calls: Calls) -> None:
         exec_("cat", stdin=True),
         exec_("true", detach=True),
         exec_("true", session="s"),
-        Stat(id=str(uuid.uuid4()), path="/"),
     ],
 )
-async def test_what_this_node_does_not_list_it_does_not_do(calls: Calls, request_: Request) -> None:
+async def test_what_this_node_does_not_list_it_does_not_do(
+    calls: Calls, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CAPABILITIES", ["fs"])
     result = await calls.run(request_)
     assert (result.status, result.error) == ("error", "unsupported")
 
@@ -393,4 +456,4 @@ async def test_a_trail_that_can_not_be_written_does_not_keep_an_answer_back(
 
 
 def test_this_node_lists_only_what_it_has() -> None:
-    assert runner.CAPABILITIES == []
+    assert runner.CAPABILITIES == ["fs", "jobs", "pty", "session", "stdin"]

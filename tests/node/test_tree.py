@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from hermes_nodes.node import tree
 from hermes_nodes.node.processes import QUICK_ESCALATION, Command, command_environment
 from hermes_nodes.node.tree import ProcessTree
 
@@ -52,11 +53,63 @@ async def test_a_process_without_mark_and_session_is_ended_with_its_call(script:
 
 def test_whoever_only_reads_from_a_pipe_is_not_of_the_call() -> None:
     reading, writing = os.pipe()
-    tree = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
+    processes = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
     try:
-        assert os.getpid() in tree.members(leader_has_ended=False)
+        assert os.getpid() in processes.members(leader_has_ended=False)
         os.close(writing)
-        tree = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
-        assert os.getpid() not in tree.members(leader_has_ended=False)
+        processes = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
+        assert os.getpid() not in processes.members(leader_has_ended=False)
     finally:
         os.close(reading)
+
+
+# -- without /proc --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_ps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is seen where `ps` alone tells of processes."""
+    monkeypatch.setattr(tree, "_table", lambda: dict(tree._parsed(tree._ps("-A", "-o", tree._PS_COLUMNS))))
+    monkeypatch.setattr(tree, "_is_marked", lambda *_: False)
+    monkeypatch.setattr(ProcessTree, "_can_write", lambda *_: False)
+
+
+@pytest.mark.usefixtures("by_ps")
+@pytest.mark.parametrize(
+    "script",
+    [
+        "trap '' INT TERM; echo $$ >&3; sleep 1000; sleep 1000",
+        f"{SLEEPER} & wait",
+        "( ( env -i bash -c 'echo $$ >&3; exec sleep 1000' & ) & ); sleep 1000",
+        "set -m; env -i bash -c 'echo $$ >&3; exec sleep 1000' & wait",
+    ],
+    ids=["the command itself", "of its own session", "forked twice", "of its own group"],
+)
+async def test_ps_tells_of_sessions_groups_and_children(script: str) -> None:
+    command, escaping = started(script)
+    try:
+        await command.end(lambda: QUICK_ESCALATION)
+        assert not lives(escaping)
+        assert command.exited.is_set()
+    finally:
+        os.close(command.stdout)
+        os.close(command.stderr)
+
+
+async def test_where_nobody_can_be_asked_the_command_itself_is_ended(
+    monkeypatch: pytest.MonkeyPatch, by_ps: None
+) -> None:
+    command, pid = started("echo $$ >&3; sleep 1000; sleep 1000")
+    monkeypatch.setattr(tree, "_table", dict)
+    try:
+        await command.end(lambda: QUICK_ESCALATION)
+        assert not lives(pid)
+    finally:
+        os.close(command.stdout)
+        os.close(command.stderr)
+
+
+def test_a_process_has_the_birth_that_ps_tells() -> None:
+    table = dict(tree._parsed(tree._ps("-A", "-o", tree._PS_COLUMNS)))
+    assert table[os.getpid()].started == tree._ps("-o", "lstart=", "-p", str(os.getpid())).strip()
+    assert table[os.getpid()].session == os.getsid(0)
