@@ -78,6 +78,8 @@ class RunningCall:
         #: Output came that the caller did not get.
         self.dropped = False
         self.task: asyncio.Task[Outcome] | None = None
+        #: The size of a terminal that became known before the call had begun.
+        self._size: tuple[int, int] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._output_until: float | None = None
         self._patience: asyncio.Timeout | None = None
@@ -86,6 +88,8 @@ class RunningCall:
         """The call is on its way to the node."""
         self.call = call
         call.on_failed = self._node_lost
+        if self._size is not None:
+            call.resize(*self._size)
         if call.answer_within is not None:
             self._expect_answer_within(call.answer_within)
 
@@ -123,6 +127,7 @@ class RunningCall:
             self._expect_answer_within(END_GRACE)
 
     def resize(self, cols: int, rows: int) -> None:
+        self._size = (cols, rows)
         if self.call is not None:
             self.call.resize(cols, rows)
 

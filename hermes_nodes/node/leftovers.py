@@ -31,7 +31,9 @@ class Leftovers:
         lives = self._leader_lives()
         if self._tree is None:
             return {self._pid} if lives else set()
-        return self._tree.members(leader_has_ended=not lives) - {os.getpid()}
+        # Twice: nobody comes back to look, and an exec may hide the mark from one look.
+        found = (self._tree.members(leader_has_ended=not lives) for _ in range(2))
+        return set().union(*found) - {os.getpid()}
 
     def _leader_lives(self) -> bool:
         return self._pid > 0 and self._born is not None and birth(self._pid) == self._born

@@ -3,10 +3,18 @@
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+
+#: How often, and how many seconds apart, an empty environment is looked at again.
+_EXEC_LOOKS = 5
+_EXEC_SECONDS = 0.001
+#: The flag of the kernel's own threads (PF_KTHREAD in Linux's sched.h), which are nobody's.
+_KERNEL_THREAD = 0x0020_0000
 
 
 class _Process(NamedTuple):
@@ -80,8 +88,19 @@ def _is_writable(pid: int, fd: str) -> bool:
 
 def _is_marked(pid: int, mark: bytes) -> bool:
     with suppress(OSError):
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return mark in _environ(pid).split(b"\0")
     return False
+
+
+def _environ(pid: int) -> bytes:
+    """A process's environment, which is empty for an instant in the middle of an exec."""
+    content = Path(f"/proc/{pid}/environ").read_bytes()
+    for _ in range(_EXEC_LOOKS):
+        if content:
+            break
+        time.sleep(_EXEC_SECONDS)
+        content = Path(f"/proc/{pid}/environ").read_bytes()
+    return content
 
 
 #: What `ps` everywhere tells of a process, in one line; the last takes five words.
@@ -107,12 +126,12 @@ def _parsed(told: str) -> Iterator[tuple[int, _Process]]:
 
 def _read(pid: int) -> _Process | None:
     try:
-        # pid (comm) state ppid pgrp session … starttime is the 22nd; comm may hold anything, also
-        # parentheses.
+        # pid (comm) state ppid pgrp session tty tpgid flags … starttime is the 22nd; comm may hold
+        # anything, also parentheses.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    if not fields or fields[0] in (b"Z", b"X"):
+    if not fields or fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
         return None
     return _Process(int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 

@@ -41,8 +41,8 @@ CHANGING = {
     "pair fresh --force": r"hnt_[A-Za-z0-9_-]{43}\n",
     "pair fresh --force --json": r"\{.*\}\n",
     "write laptop {folder}/written": r"",
-    "revoke fresh": r"",
-    "revoke fresh-json --json": r"\{.*\}\n",
+    "revoke gone": r"",
+    "revoke gone-json --json": r"\{.*\}\n",
 }
 FAILING = {
     "list nobody": 66,
@@ -88,7 +88,8 @@ FAILING = {
 def folder(home: Home, node: NodeProcess) -> Path:
     """What the commands above speak of."""
     (home.folder / "note").write_text("a note\n")
-    home.pair("fresh-json")
+    home.pair("gone")
+    home.pair("gone-json")
     return home.folder
 
 

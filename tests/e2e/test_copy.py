@@ -243,6 +243,8 @@ class Parts:
     def arguments(self, way: str) -> tuple[str, str]:
         if way == "up":
             return str(self.source), f"laptop:{self.target}"
+        if way == "across":
+            return f"laptop:{self.source}", f"nas:{self.target}"
         return f"laptop:{self.source}", str(self.target)
 
     def break_off(self, way: str, end: str = "gateway") -> tuple[int, bytes]:
@@ -251,15 +253,21 @@ class Parts:
             self._until_some_has_come()
             if end == "gateway":
                 self.gateway.process.kill()
+            elif end == "stop":
+                self.gateway.process.terminate()
             else:
                 running.process.send_signal(signal.SIGINT)
             code, _, stderr = running.end()
         return code, stderr
 
-    def restart(self) -> None:
+    def add_node(self, name: str) -> None:
+        self._stack.enter_context(self.home.node(self.gateway, name, allow=[self.folder.parent]))
+
+    def restart(self, nodes: int = 1) -> None:
         with self.home.rows(action="connect") as rows:
             self.gateway = self._stack.enter_context(self.home.gateway("--port", str(self.gateway.port)))
-            next(rows)
+            for _ in range(nodes):
+                next(rows)
 
     def resume(self, way: str) -> dict[str, object]:
         done = self.home.run("cp", "--resume", "--json", *self.arguments(way))
@@ -312,6 +320,32 @@ def test_a_copy_goes_on_after_the_gateway_was_killed_and_sends_the_rest_alone(
     assert 0 < sent < BIG - BIG // 5 + MIB
     rows = parts.home.trail(action="write" if way == "up" else "read")
     assert max(int(str(row["bytes_in" if way == "up" else "bytes_out"])) for row in rows[-4:]) == sent
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_copy_goes_on_after_the_gateway_was_stopped_in_order(parts: Parts, way: str) -> None:
+    code, stderr = parts.break_off(way, "stop")
+    assert code == 75, stderr
+    assert b"`cp --resume` goes on from what has arrived" in stderr
+    assert parts.target.read_bytes() == OLD
+    parts.restart()
+    sent = parts.resume(way)["bytes_sent"]
+    assert isinstance(sent, int)
+    assert 0 < sent < BIG - BIG // 5 + MIB
+    assert parts.target.read_bytes() == parts.source.read_bytes()
+    assert parts.part_names() == set()
+
+
+def test_a_copy_between_two_nodes_goes_on_where_it_broke(parts: Parts) -> None:
+    parts.add_node("nas")
+    code, stderr = parts.break_off("across")
+    assert code == 75, stderr
+    parts.restart(nodes=2)
+    sent = parts.resume("across")["bytes_sent"]
+    assert isinstance(sent, int)
+    assert 0 < sent < BIG - BIG // 5 + MIB
+    assert parts.target.read_bytes() == parts.source.read_bytes()
+    assert parts.part_names() == set()
 
 
 @pytest.mark.parametrize("way", ["up", "down"])

@@ -12,6 +12,9 @@ from hermes_nodes.node.processes import MARK
 from hermes_nodes.node.tree import birth
 from tests.support import PATIENCE
 
+#: A shell that replaces itself by another, for ever; its own text is its $0.
+AGAIN = 'exec bash -c "$0" "$0"'
+
 
 def new_id() -> str:
     return str(uuid.uuid4())
@@ -82,3 +85,11 @@ async def test_a_node_that_a_job_has_started_does_not_end_itself() -> None:
 
 def test_a_process_that_is_gone_was_never_born() -> None:
     assert birth(2**22 + 1) is None
+
+
+async def test_a_process_that_is_always_in_the_middle_of_an_exec_is_found_at_every_look() -> None:
+    job = new_id()
+    async with running(f"exec bash -c {AGAIN!r} {AGAIN!r}", **{MARK: job}) as process:
+        looks = [process.pid in Leftovers(job, None, None).members() for _ in range(300)]
+        assert looks == [True] * 300
+        process.kill()
