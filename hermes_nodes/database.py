@@ -1,16 +1,23 @@
-"""The token store's SQLite file: how it is made, its schema, and what its failures mean."""
+"""The token store's SQLite file: how it is opened, its schema, its seals, and what its failures mean.
+
+``cryptography`` is imported where a secret is touched: listing and completing names needs none.
+"""
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from hermes_nodes.disk import open_private
-from hermes_nodes.errors import HermesNodesError, StoreDamaged, TryAgain, Unavailable
-from hermes_nodes.keys import is_store, store_unusable
+from hermes_nodes.errors import BadKey, HermesNodesError, StoreDamaged, TryAgain, Unavailable
+from hermes_nodes.keys import is_store, make_cipher, store_unusable
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
 
 #: ``MIGRATIONS[n]`` takes a store from version n to n + 1.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -27,7 +34,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at TEXT NOT NULL, dies_at TEXT)""",
         "CREATE INDEX tokens_of_pairing ON pairing_tokens (pairing_id)",
     ),
+    (
+        """CREATE TABLE operators (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, verbs TEXT NOT NULL, scope TEXT NOT NULL,
+            created_at TEXT NOT NULL, created_by TEXT NOT NULL, expires_at TEXT, removed_at TEXT,
+            verifier BLOB NOT NULL)""",
+        "CREATE UNIQUE INDEX operator_names ON operators (name) WHERE removed_at IS NULL",
+    ),
 )
+#: Where sealed values lie: table, its key, the column. In `meta` others lie beside them.
+_SEALED = (("pairing_tokens", "id", "secret"), ("operators", "id", "verifier"), ("meta", "key", "value"))
+_CANARY = b"hermes-nodes token store"
 #: How long a change waits for another process's.
 BUSY_SECONDS = 5.0
 RESTORE = "restore it from a backup, or move it away and pair the nodes again"
@@ -71,3 +88,150 @@ def _explanation(path: Path, error: Exception) -> HermesNodesError:
     if isinstance(error, OSError) or code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         return store_unusable(path, why)
     return StoreDamaged(f"{path} is damaged, or not a token store: {why}", RESTORE)
+
+
+class SealedDatabase:
+    """The store's file, open, with the key that seals its secrets; one thread at a time may use it."""
+
+    def __init__(self, path: Path, database: sqlite3.Connection, cipher: "MultiFernet | None") -> None:
+        self.path = path
+        self.database = database
+        self._cipher = cipher
+        #: A read-only look at a store that has no tables yet.
+        self.is_blank = False
+
+    @classmethod
+    def open(cls, path: Path, keys: Sequence[bytes | str]) -> Self:
+        """Open for changes, or make it; BadKey if it was made with none of the keys."""
+        cipher = make_cipher(keys)
+        with explained(path):
+            make_file(path)
+            store = cls(path, connect(f"{path.absolute().as_uri()}?mode=rw"), cipher)
+            with store._closed_on_failure():
+                store._prepare()
+        return store
+
+    @classmethod
+    def read_only(cls, path: Path) -> Self:
+        """Open for listing, which needs no key; a store not made yet lists nothing."""
+        with explained(path):
+            # A process that was killed may have left a transaction to undo, which needs to write.
+            mode = "rw" if os.access(path, os.W_OK) else "ro"
+            location = f"{path.absolute().as_uri()}?mode={mode}" if path.exists() else ":memory:"
+            store = cls(path, connect(location), None)
+            with store._closed_on_failure():
+                store.database.execute("PRAGMA query_only = ON")
+                store.is_blank = not store._version()
+        return store
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, which takes the write lock at once: what is read in it stays true."""
+        with explained(self.path), self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            yield self.database
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        """Look the store over before anything in it is changed, then bring it to our version."""
+        if self._version():
+            self._check_pages()
+            self._check_canary()
+        os.chmod(self.path, 0o600)
+        for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+            self.database.execute(f"PRAGMA {setting}")
+        if self._version() < len(MIGRATIONS):
+            with self.change():
+                self._migrate(self._version())
+
+    def _version(self) -> int:
+        """The schema's version; 0 is a store not made yet."""
+        version = int(self.database.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(MIGRATIONS):
+            raise StoreDamaged(
+                f"{self.path} was written by a newer hermes-nodes (store version {version})",
+                "upgrade hermes-nodes on this machine",
+            )
+        tables = self.database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if bool(tables) != bool(version):
+            raise StoreDamaged(f"{self.path} is not a token store", "check token_store_path")
+        return version
+
+    def _check_pages(self) -> None:
+        """Measured at 4 ms for ten thousand pairings: cheap enough for every command."""
+        verdict = self.database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise StoreDamaged(f"the token store {self.path} is damaged: {verdict}", RESTORE)
+
+    def _check_canary(self) -> None:
+        row = self.database.execute("SELECT value FROM meta WHERE key = 'canary'").fetchone()
+        if row is None:
+            raise StoreDamaged(f"the token store {self.path} has lost its canary", RESTORE)
+        try:
+            self.unseal(row["value"])
+        except StoreDamaged:
+            raise BadKey(
+                f"the token store {self.path} was made with another key",
+                "export the key it was made with, or put it back into .env in the home",
+            ) from None
+
+    def _migrate(self, version: int) -> None:
+        for steps in MIGRATIONS[version:]:
+            for statement in steps:
+                self.database.execute(statement)
+        if version == 0:
+            row = ("canary", self.seal(_CANARY))
+            self.database.execute("INSERT INTO meta (key, value) VALUES (?, ?)", row)
+        self.database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _fernet(self) -> "MultiFernet":
+        if self._cipher is None:
+            raise BadKey("this token store was opened for listing only", "open it with its key")
+        return self._cipher
+
+    def seal(self, secret: bytes) -> bytes:
+        return self._fernet().encrypt(secret)
+
+    def unseal(self, sealed: object) -> bytes:
+        opened = self._opened(sealed)
+        if opened is None:
+            raise StoreDamaged(f"a secret in {self.path} does not open", RESTORE)
+        return opened
+
+    def _opened(self, sealed: object) -> bytes | None:
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see the file's head
+
+        try:
+            return self._fernet().decrypt(sealed if isinstance(sealed, bytes) else b"")
+        except InvalidToken:
+            return None
+
+    def rekey(self, key: str) -> None:
+        """Seal every secret anew under another key, in one transaction; the old key opens nothing then."""
+        cipher = make_cipher([key])
+        with self.change() as database:
+            for table, name, column in _SEALED:
+                rows = database.execute(f"SELECT {name}, {column} FROM {table}").fetchall()  # noqa: S608 - ours
+                opened = ((row[0], self._opened(row[1])) for row in rows)
+                sealed = [(cipher.encrypt(secret), at) for at, secret in opened if secret is not None]
+                database.executemany(f"UPDATE {table} SET {column} = ? WHERE {name} = ?", sealed)  # noqa: S608
+        self._cipher = cipher
+        with explained(self.path):
+            # What was sealed under the old key must not stay in the log that SQLite keeps beside the file.
+            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -3,6 +3,7 @@
     HermesNodesError
     ├── UsageError            2    a bad option, name or value
     ├── UnknownNode           66   no pairing of that name
+    ├── UnknownOperator       66   no operator of that name
     ├── FileMissing           66   no such file on the node
     ├── Unavailable           69   not to be had now
     │   ├── GatewayNotRunning
@@ -23,6 +24,7 @@
     ├── NotAllowed            77
     │   ├── PathNotAllowed         outside the node's allowlist
     │   ├── FilePermission         the node's user may not
+    │   ├── NoToken                no operator token, over the network
     │   ├── ForeignUser            not the gateway's user
     │   └── BadKey                 no token key, or the wrong one
     ├── SettingsError         78
@@ -86,6 +88,17 @@ class UnknownNode(HermesNodesError):
         super().__init__(
             f"no node is paired as {shown!r}",
             "`hermes-nodes list` shows the names; `hermes-nodes pair NAME` adds one",
+        )
+
+
+class UnknownOperator(HermesNodesError):
+    code = "unknown_operator"
+    exit_status = 66
+    http_status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no operator {name[:MAX_SHOWN]!r}", "`hermes-nodes operator list` shows them"
         )
 
 
@@ -285,6 +298,20 @@ class NotAllowed(HermesNodesError):
 
 class PathNotAllowed(NotAllowed):
     code = "path_not_allowed"
+
+
+class NoToken(NotAllowed):
+    """Whoever asks over the network has shown no token, or none that is good."""
+
+    code = "unauthenticated"
+    http_status = 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the gateway does not accept this operator token, or was shown none",
+            "give one as HERMES_NODES_OPERATOR_TOKEN or --operator-token-file; `hermes-nodes operator add`"
+            " makes them, and one that was removed or has expired is none",
+        )
 
 
 class FilePermission(NotAllowed):

@@ -1,7 +1,6 @@
 """What changes and shows pairings, on store and trail: one copy for the CLI and the gateway."""
 
 import fcntl
-import fnmatch
 import getpass
 import json
 import os
@@ -24,8 +23,10 @@ from hermes_nodes.disk import open_private
 from hermes_nodes.errors import AuditUnwritable, HomeLocked, UnknownNode, UsageError
 from hermes_nodes.keys import ensure_key
 from hermes_nodes.names import check_label, check_name
+from hermes_nodes.records import Pairing, Secret
 from hermes_nodes.sessions import Session
-from hermes_nodes.tokens import Pairing, Secret, TokenStore
+from hermes_nodes.targets import is_pattern, matches, named_exactly
+from hermes_nodes.tokens import TokenStore
 
 #: Seconds between two looks at a lock that another command holds; it holds it for milliseconds.
 _LOCK_POLL = 0.02
@@ -324,28 +325,21 @@ def select(pairings: Iterable[Pairing], target: str | None) -> list[Pairing]:
     pairings = list(pairings)
     if target is None:
         return pairings
-    exact = [pairing for pairing in pairings if pairing.name == target]
+    exact = named_exactly(pairings, target)
     if exact:
         return exact
     now = timestamp()
     chosen: dict[str, Pairing] = {}
     for part in target.split(","):
-        found = [pairing for pairing in pairings if _matches(pairing, part, now)]
+        found = [
+            pairing
+            for pairing in pairings
+            if matches(pairing, part) and (not is_pattern(part) or pairing.admits(now))
+        ]
         if not found:
             raise UnknownNode(part)
         chosen.update((pairing.id, pairing) for pairing in found)
     return list(chosen.values())
-
-
-def _matches(pairing: Pairing, part: str, now: str) -> bool:
-    if part == "all":
-        return pairing.admits(now)
-    if part.startswith("label:"):
-        key, _, value = part.removeprefix("label:").partition("=")
-        return pairing.labels.get(key) == value and pairing.admits(now)
-    if any(sign in part for sign in "*?["):
-        return fnmatch.fnmatchcase(pairing.name, part) and pairing.admits(now)
-    return pairing.name == part
 
 
 def visible(

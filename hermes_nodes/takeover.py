@@ -24,7 +24,8 @@ from hermes_nodes.errors import BadKey, ProtocolViolation, SettingsError, StoreD
 from hermes_nodes.keys import is_store, make_cipher
 from hermes_nodes.older_store import FERNET_HEAD, left_behind
 from hermes_nodes.protocol.handshake import clean_name
-from hermes_nodes.tokens import Pairing, Secret, TokenStore
+from hermes_nodes.records import Pairing, Secret
+from hermes_nodes.tokens import TokenStore
 
 #: Some two hundred thousand records; what is larger is some other file.
 MAX_BYTES = 64 * 1024 * 1024

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hermes_nodes.errors import HermesNodesError
+from hermes_nodes.records import Secret
+from hermes_nodes.tokens import TokenStore
 
 PATIENCE = 20  # seconds until what was to come counts as lost
 
@@ -48,3 +50,8 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
         done.set()
         thread.join(PATIENCE)
     assert failures == []
+
+
+def proofs(store: TokenStore, pairing_id: str) -> list[Secret]:
+    """What a pairing may be proved with, without what is the store's own affair."""
+    return [Secret(secret.kind, secret.value) for secret in store.secrets(pairing_id)]

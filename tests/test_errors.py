@@ -29,6 +29,8 @@ EXAMPLES: dict[type[HermesNodesError], HermesNodesError] = {
     type(example): example
     for example in (
         errors.UnknownNode("web"),
+        errors.UnknownOperator("ci"),
+        errors.NoToken(),
         errors.GatewayNotRunning("/run/gateway.sock"),
         errors.GatewayNotAnswering("/run/gateway.sock"),
         errors.HomeLocked("/run/lock", "a gateway (pid 7)", by_gateway=True),

@@ -15,7 +15,8 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AlreadyPaired, AuditUnwritable, HomeLocked, UnknownNode, UsageError
 from hermes_nodes.operations import HomeLock, PairRequest, node_view, select, visible
-from hermes_nodes.tokens import Pairing, TokenStore
+from hermes_nodes.records import Pairing
+from hermes_nodes.tokens import TokenStore
 from tests.support import PATIENCE, mode
 
 PAST, FUTURE = "2000-01-01T00:00:00.000Z", "2100-01-01T00:00:00.000Z"

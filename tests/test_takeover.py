@@ -18,8 +18,10 @@ from hermes_nodes.audit import tail
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AuditUnwritable, BadKey, HermesNodesError, SettingsError, StoreDamaged
 from hermes_nodes.operations import PairRequest
-from hermes_nodes.tokens import Pairing, Secret, TokenStore
+from hermes_nodes.records import Pairing, Secret
+from hermes_nodes.tokens import TokenStore
 from tests.older_home import CREATED, KEY, RECORDS, USED, VARIABLE, leave, record, sealed
+from tests.support import proofs
 
 OTHER_KEY = Fernet.generate_key().decode()
 WITH_KEY = {VARIABLE: KEY}
@@ -270,7 +272,7 @@ def test_the_store_holds_what_the_file_held(settings: Settings, path: Path) -> N
         tombstones = [one for one in store.pairings(include_revoked=True) if one.revoked_at]
         assert [store.secrets(one.id) for one in tombstones] == [[], [], []]
         for name, pairing in live.items():
-            assert store.secrets(pairing.id) == [Secret("sha256", str(record(name)["token_hash"]))]
+            assert proofs(store, pairing.id) == [Secret("sha256", str(record(name)["token_hash"]))]
     assert sorted(live) == ["build box", "nas", "web-1"]
     assert all(pairing.hash_only for pairing in live.values())
     assert not any(tombstone.hash_only for tombstone in tombstones)
@@ -340,7 +342,7 @@ def test_a_pairing_made_here_stays_before_one_of_the_older_system(settings: Sett
     assert opened(settings) == [f"took over 2 pairings (1 revoked) from {path}"]
     with TokenStore.open(settings.token_store_path, [KEY]) as store:
         assert store.live("web-1") == ours
-        assert store.secrets(ours.id) == [Secret("token", token)]
+        assert proofs(store, ours.id) == [Secret("token", token)]
         theirs = [one for one in store.pairings(include_revoked=True) if one.revoked_at]
         assert [one.name for one in theirs] == ["web-1"]
         assert store.secrets(theirs[0].id) == []

@@ -22,8 +22,9 @@ from hermes_nodes.errors import (
     Unavailable,
     UnknownNode,
 )
-from hermes_nodes.tokens import Pairing, Secret, Seen, TokenStore
-from tests.support import mode
+from hermes_nodes.records import Pairing, Secret, Seen
+from hermes_nodes.tokens import TokenStore
+from tests.support import mode, proofs
 
 KEY, OTHER_KEY = Fernet.generate_key(), Fernet.generate_key()
 EARLY, NOON, LATE = (f"2030-01-01T{hour}:00:00.000Z" for hour in ("06", "12", "18"))
@@ -56,7 +57,7 @@ def test_a_new_pairing_is_listed_and_its_token_can_be_proved(store: TokenStore) 
     assert len(token) <= 64
     assert store.pairings() == [pairing]
     assert store.live("web-1") == pairing
-    assert store.secrets(pairing.id) == [Secret("token", token)]
+    assert proofs(store, pairing.id) == [Secret("token", token)]
     assert (pairing.labels, pairing.expires_at, pairing.first_use_by) == ({"role": "web"}, NOON, EARLY)
 
 
@@ -71,7 +72,7 @@ def test_what_was_paired_is_there_after_reopening(path: Path) -> None:
         pairing, token = store.pair("web-1")
     with TokenStore.open(path, [KEY.decode()]) as store:
         assert store.live("web-1") == pairing
-        assert store.secrets(pairing.id) == [Secret("token", token)]
+        assert proofs(store, pairing.id) == [Secret("token", token)]
 
 
 @pytest.mark.parametrize("expires_at", [None, "2001-01-01T00:00:00.000Z"])
@@ -82,7 +83,7 @@ def test_a_name_already_paired_is_refused_even_if_expired(
     with pytest.raises(AlreadyPaired):
         store.pair("web-1")
     assert store.pairings(include_revoked=True) == [pairing]
-    assert store.secrets(pairing.id) == [Secret("token", token)]
+    assert proofs(store, pairing.id) == [Secret("token", token)]
 
 
 def test_replacing_a_pairing_leaves_the_old_one_as_a_tombstone(store: TokenStore) -> None:
@@ -93,7 +94,7 @@ def test_replacing_a_pairing_leaves_the_old_one_as_a_tombstone(store: TokenStore
     tombstone, _ = store.pairings(include_revoked=True)
     assert (tombstone.id, tombstone.revoked_at is None) == (old.id, False)
     assert store.secrets(old.id) == []
-    assert store.secrets(new.id) == [Secret("token", token)]
+    assert proofs(store, new.id) == [Secret("token", token)]
 
 
 def test_replacing_what_is_not_there_just_pairs(store: TokenStore) -> None:
@@ -107,7 +108,7 @@ def test_a_failed_replacement_keeps_the_old_pairing(store: TokenStore, path: Pat
     with pytest.raises(StoreDamaged):
         store.pair("web-1", replace=True)
     assert store.pairings(include_revoked=True) == [pairing]
-    assert store.secrets(pairing.id) == [Secret("token", token)]
+    assert proofs(store, pairing.id) == [Secret("token", token)]
 
 
 def test_revoking_deletes_the_secret_and_keeps_the_tombstone(store: TokenStore) -> None:
@@ -149,7 +150,7 @@ def test_dead_secrets_are_left_out_and_the_newest_is_first(store: TokenStore, pa
     sealed = Fernet(KEY).encrypt(b"abc")
     change(path, row, pairing.id, "sha256", sealed, "2999")
     change(path, row, pairing.id, "token", sealed, "2001")
-    assert store.secrets(pairing.id) == [Secret("sha256", "abc"), Secret("token", token)]
+    assert proofs(store, pairing.id) == [Secret("sha256", "abc"), Secret("token", token)]
 
 
 def test_a_secret_hides_its_value_from_logs() -> None:
@@ -256,7 +257,7 @@ def test_every_token_that_was_shown_survives_kill_9(path: Path, lines: int) -> N
         for name, token in (line.split() for line in shown if line.endswith("\n")):
             pairing = store.live(name)
             assert pairing is not None
-            assert store.secrets(pairing.id) == [Secret("token", token)]
+            assert proofs(store, pairing.id) == [Secret("token", token)]
 
 
 def _empty(path: Path) -> None:
@@ -298,7 +299,7 @@ def test_one_of_several_keys_opens_the_store(path: Path) -> None:
     with TokenStore.open(path, [KEY]) as store:
         pairing, token = store.pair("web-1")
     with TokenStore.open(path, [OTHER_KEY, KEY]) as store:
-        assert store.secrets(pairing.id) == [Secret("token", token)]
+        assert proofs(store, pairing.id) == [Secret("token", token)]
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], [b"\xff" * 44]])
@@ -412,8 +413,8 @@ def test_a_store_locked_by_another_process_asks_to_try_again(
 
 
 def test_a_full_disk_fails_the_change_and_nothing_else(store: TokenStore) -> None:
-    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
-    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store.database.execute("PRAGMA page_count").fetchone()[0]
+    store.database.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(Unavailable, match="can't be written"):
         store.pair("web-1", labels={"k": "v" * 10_000})
     assert store.pairings() == []

@@ -27,8 +27,8 @@ from hermes_nodes.gateway.guard import Doorkeeper, Guard
 from hermes_nodes.gateway.nodes import NodesEndpoint, seen
 from hermes_nodes.gateway.pairings import Pairings
 from hermes_nodes.protocol.messages import NODES_PATH, Bye, Close
+from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
-from hermes_nodes.tokens import Pairing
 
 log = logging.getLogger(__name__)
 

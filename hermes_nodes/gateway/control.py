@@ -25,8 +25,8 @@ from hermes_nodes.gateway.pairings import Pairings
 from hermes_nodes.protocol.control import UPGRADE
 from hermes_nodes.protocol.messages import timestamp
 from hermes_nodes.protocol.stream import STDERR
+from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
-from hermes_nodes.tokens import Pairing
 
 #: Bytes of a request's body outside of an upgraded call.
 MAX_BODY = 1024 * 1024

@@ -25,9 +25,9 @@ from hermes_nodes.protocol.messages import (
     encode,
 )
 from hermes_nodes.protocol.stream import Budget
+from hermes_nodes.records import Pairing, Seen
 from hermes_nodes.registry import NodeRegistry
 from hermes_nodes.sessions import RateExceeded, Session, StreamSession
-from hermes_nodes.tokens import Pairing, Seen
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.errors import HermesNodesError, Unavailable, UnknownNode
 from hermes_nodes.protocol.handshake import Credentials
-from hermes_nodes.tokens import Pairing, Seen, TokenStore
+from hermes_nodes.records import Pairing, Seen
+from hermes_nodes.tokens import TokenStore
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-
 #: How often, and how many seconds apart, an empty environment is looked at again.
 _EXEC_LOOKS = 5
 _EXEC_SECONDS = 0.001
