@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from hermes_nodes.dialing import GatewayAddress
 from hermes_nodes.errors import GatewayLost, HermesNodesError, UsageError, from_wire
 from hermes_nodes.protocol import control
 
@@ -62,7 +63,10 @@ def response_head(sock: socket.socket) -> tuple[int, bytes]:
             raise GatewayLost
         received += piece
     head, _, rest = received.partition(b"\r\n\r\n")
-    return int(head.split(b" ", 2)[1]), rest
+    status = head.split(b" ", 2)[1:2]
+    if not head.startswith(b"HTTP/1.") or not status[0].isdigit():
+        raise HermesNodesError("what answers there is no gateway", "check the address given as --gateway")
+    return int(status[0]), rest
 
 
 def checked_answer(status: int, content: bytes) -> Json:
@@ -85,6 +89,7 @@ class CallConnection:
     def __init__(
         self,
         sock: socket.socket,
+        address: GatewayAddress,
         output: Output,
         content: Content | None,
         *,
@@ -95,6 +100,7 @@ class CallConnection:
         screen: Screen | None = None,
     ) -> None:
         self._sock = sock
+        self._address = address
         self._screen = screen
         self._sent = sent
         self._note = note
@@ -113,7 +119,8 @@ class CallConnection:
         """Raises UsageError if the input can't be read, GatewayLost, what the gateway refuses it for."""
         self._check_input()
         head = (
-            "POST /v1/call HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"POST {self._address.prefix}/v1/call HTTP/1.1\r\n{self._address.headers}"
+            "Content-Type: application/json\r\n"
             f"Connection: Upgrade\r\nUpgrade: {control.UPGRADE}\r\nContent-Length: {len(request)}\r\n\r\n"
         )
         self._send(head.encode("ascii") + request)
@@ -186,6 +193,9 @@ class CallConnection:
         if not data:
             raise GatewayLost
         self._take(data)
+        # What TLS has opened already does not show in a poll.
+        while self._answer is None and getattr(self._sock, "pending", int)():
+            self._take(self._sock.recv(RECEIVE_BYTES))
 
     def _take(self, data: bytes) -> None:
         try:

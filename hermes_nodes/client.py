@@ -7,10 +7,11 @@
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
 
+from hermes_nodes.admin_calls import MAX_TARGET, AdminCalls, query_of
 from hermes_nodes.call_connection import (
     RECEIVE_BYTES,
     CallConnection,
@@ -22,26 +23,18 @@ from hermes_nodes.call_connection import (
     response_head,
 )
 from hermes_nodes.config import control_socket_path
-from hermes_nodes.errors import (
-    MAX_SHOWN,
-    ForeignUser,
-    GatewayLost,
-    GatewayNotRunning,
-    UnknownNode,
-    UsageError,
-    from_wire,
-)
+from hermes_nodes.dialing import GatewayAddress, token_of
+from hermes_nodes.errors import GatewayLost, UsageError, from_wire
 from hermes_nodes.file_calls import FileCalls, whole
 from hermes_nodes.file_calls import TransferResult as TransferResult  # noqa: PLC0414 - what `read` gives
 from hermes_nodes.job_calls import JobCalls
 
 #: Seconds for a request other than a call.
 REQUEST_SECONDS = 30.0
-#: Characters of a TARGET; the head of an HTTP request has room for no more.
-MAX_TARGET = 2000
 #: Bytes of each stream that `exec` keeps.
 KEEP_BYTES = 16 * 1024 * 1024
 _STDOUT, _STDERR = 1, 2
+_OK = 200
 
 
 class ExecResult(NamedTuple):
@@ -70,20 +63,24 @@ class ExecResult(NamedTuple):
         return self.stderr_bytes.decode("utf-8", "surrogateescape")
 
 
-class Client(FileCalls, JobCalls):
-    """One gateway. ``gateway`` is a socket's path; by default HERMES_NODES_GATEWAY, else the home's.
+class Client(FileCalls, JobCalls, AdminCalls):
+    """One gateway: a socket's path or a URL, by default HERMES_NODES_GATEWAY, else the home's socket.
+
+    A URL needs the ``token`` of an operator, by default HERMES_NODES_OPERATOR_TOKEN.
 
     Every method raises a HermesNodesError that says what is wrong: GatewayNotRunning, UnknownNode,
     NodeNotConnected, NodeDisconnected, …
     """
 
-    def __init__(self, gateway: str | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        gateway: str | None = None,
+        *,
+        token: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self.gateway = gateway or environ.get("HERMES_NODES_GATEWAY") or control_socket_path(environ)
-        if "://" in self.gateway:
-            raise UsageError(
-                f"{self.gateway!r} is not a socket path",
-                "a gateway is reached through the control socket on its own machine",
-            )
+        self._address = GatewayAddress.parse(self.gateway, token or token_of(environ))
 
     # -- requests --
 
@@ -97,44 +94,10 @@ class Client(FileCalls, JobCalls):
         """The nodes, with the keys of `list --json`; revoked ones if ``everything`` or asked for."""
         if target is not None and len(target) > MAX_TARGET:
             raise UsageError(f"a TARGET of {len(target)} characters is too long", "use a glob or a label")
-        query = {"target": target, "state": state, "all": "1" if everything else None}
-        values = {key: value for key, value in query.items() if value is not None}
-        given = urlencode(values, errors="surrogateescape")
-        answer = self._request("GET", f"/v1/nodes?{given}")
+        query = query_of({"target": target, "state": state, "all": "1" if everything else None})
+        answer = self._request("GET", f"/v1/nodes?{query}")
         nodes = answer["nodes"]
         return nodes if isinstance(nodes, list) else []
-
-    def pair(
-        self,
-        name: str,
-        *,
-        labels: Mapping[str, str] | None = None,
-        expires_in: float | None = None,
-        first_use_within: float | None = None,
-        force: bool = False,
-    ) -> Json:
-        """A new pairing with its token, which is shown this once; durations in seconds."""
-        body: Json = {
-            "name": name,
-            "labels": dict(labels or {}),
-            "expires_in": expires_in,
-            "first_use_within": first_use_within,
-            "force": force,
-        }
-        return self._request("POST", "/v1/pairings", body)
-
-    def revoke(self, name: str) -> Json:
-        """End a pairing: its session is closed and its token is never admitted again."""
-        if len(name) > MAX_SHOWN:  # nor would HTTP take a path of any length
-            raise UnknownNode(name)
-        return self._request("DELETE", f"/v1/pairings/{quote(name, safe='', errors='surrogateescape')}")
-
-    def label(self, name: str, changes: Mapping[str, str | None]) -> Json:
-        """Set labels of a pairing, and drop those whose value is None; gives all that it has then."""
-        if len(name) > MAX_SHOWN:
-            raise UnknownNode(name)
-        path = f"/v1/pairings/{quote(name, safe='', errors='surrogateescape')}"
-        return self._request("PATCH", path, {"labels": dict(changes)})
 
     # -- calls --
 
@@ -207,9 +170,10 @@ class Client(FileCalls, JobCalls):
 
         Raises what the answer says went wrong, unless it is a command's own end.
         """
-        with self._connect() as sock:
+        with self._address.connect() as sock:
             connection = CallConnection(
                 sock,
+                self._address,
                 output,
                 content,
                 watch=watch,
@@ -228,34 +192,52 @@ class Client(FileCalls, JobCalls):
 
     # -- HTTP --
 
-    def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.connect(self.gateway)
-        except PermissionError as error:
-            sock.close()
-            raise ForeignUser from error
-        except OSError as error:
-            sock.close()
-            raise GatewayNotRunning(self.gateway) from error
-        return sock
-
     def _request(self, method: str, path: str, body: Json | None = None) -> Json:
         content = b"" if body is None else _encoded(body)
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        )
-        with self._connect() as sock:
-            sock.settimeout(REQUEST_SECONDS)
+        with self._asked(f"{method} {self._address.prefix}{path} HTTP/1.1", content) as sock:
             try:
-                sock.sendall(head.encode("ascii") + content)
                 status, rest = response_head(sock)
                 while piece := sock.recv(RECEIVE_BYTES):
                     rest += piece
             except OSError as error:
                 raise GatewayLost from error
         return checked_answer(status, rest)
+
+    def _lines(self, path: str) -> Iterator[Json]:
+        # HTTP/1.0, whose answers are not in chunks: they end with their connection.
+        with self._asked(f"GET {self._address.prefix}{path} HTTP/1.0", b"") as sock:
+            try:
+                status, rest = response_head(sock)
+                sock.settimeout(None)
+                with sock.makefile("rb") as stream:
+                    if status != _OK:
+                        checked_answer(status, rest + stream.read())
+                    while line := _whole_line(rest, stream):
+                        *lines, rest = line.split(b"\n")
+                        yield from (checked_answer(status, one) for one in lines)
+            except OSError as error:
+                raise GatewayLost from error
+
+    @contextmanager
+    def _asked(self, request_line: str, content: bytes) -> Iterator[socket.socket]:
+        """A connection on which a request has been sent."""
+        head = (
+            f"{request_line}\r\n{self._address.headers}Connection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        with self._address.connect() as sock:
+            sock.settimeout(REQUEST_SECONDS)
+            try:
+                sock.sendall(head.encode("ascii") + content)
+            except OSError as error:
+                raise GatewayLost from error
+            yield sock
+
+
+def _whole_line(begun: bytes, stream: BinaryIO) -> bytes:
+    """What has begun, up to the end of its line; nothing at the end of the stream."""
+    line = begun if begun.endswith(b"\n") else begun + stream.readline()
+    return line if line.endswith(b"\n") else b""
 
 
 def _encoded(body: Json) -> bytes:

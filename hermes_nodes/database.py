@@ -5,7 +5,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -97,18 +97,22 @@ class SealedDatabase:
         self.path = path
         self.database = database
         self._cipher = cipher
+        #: The key that seals its secrets; empty when opened for listing only.
+        self.key: bytes | str = b""
         #: A read-only look at a store that has no tables yet.
         self.is_blank = False
 
     @classmethod
     def open(cls, path: Path, keys: Sequence[bytes | str]) -> Self:
-        """Open for changes, or make it; BadKey if it was made with none of the keys."""
-        cipher = make_cipher(keys)
+        """Open for changes, or make it with the first key; BadKey if it was made with none of them."""
+        make_cipher(keys)  # there is one, and each is a key
+        ciphers = [make_cipher([key]) for key in keys]
         with explained(path):
             make_file(path)
-            store = cls(path, connect(f"{path.absolute().as_uri()}?mode=rw"), cipher)
+            store = cls(path, connect(f"{path.absolute().as_uri()}?mode=rw"), ciphers[0])
             with store._closed_on_failure():
-                store._prepare()
+                store._prepare(ciphers)
+        store.key = keys[ciphers.index(store._fernet())]
         return store
 
     @classmethod
@@ -148,11 +152,11 @@ class SealedDatabase:
             self.close()
             raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, ciphers: "Sequence[MultiFernet]") -> None:
         """Look the store over before anything in it is changed, then bring it to our version."""
         if self._version():
             self._check_pages()
-            self._check_canary()
+            self._cipher = self._opening(ciphers)
         os.chmod(self.path, 0o600)
         for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             self.database.execute(f"PRAGMA {setting}")
@@ -179,17 +183,18 @@ class SealedDatabase:
         if verdict != "ok":
             raise StoreDamaged(f"the token store {self.path} is damaged: {verdict}", RESTORE)
 
-    def _check_canary(self) -> None:
+    def _opening(self, ciphers: "Sequence[MultiFernet]") -> "MultiFernet":
+        """The one that the store was made with, or sealed anew with since."""
         row = self.database.execute("SELECT value FROM meta WHERE key = 'canary'").fetchone()
         if row is None:
             raise StoreDamaged(f"the token store {self.path} has lost its canary", RESTORE)
-        try:
-            self.unseal(row["value"])
-        except StoreDamaged:
-            raise BadKey(
-                f"the token store {self.path} was made with another key",
-                "export the key it was made with, or put it back into .env in the home",
-            ) from None
+        for cipher in ciphers:
+            if _opened(cipher, row["value"]) is not None:
+                return cipher
+        raise BadKey(
+            f"the token store {self.path} was made with another key",
+            "export the key it was made with, or put it back into .env in the home",
+        )
 
     def _migrate(self, version: int) -> None:
         for steps in MIGRATIONS[version:]:
@@ -209,29 +214,35 @@ class SealedDatabase:
         return self._fernet().encrypt(secret)
 
     def unseal(self, sealed: object) -> bytes:
-        opened = self._opened(sealed)
+        opened = _opened(self._fernet(), sealed)
         if opened is None:
             raise StoreDamaged(f"a secret in {self.path} does not open", RESTORE)
         return opened
 
-    def _opened(self, sealed: object) -> bytes | None:
-        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see the file's head
+    def rekey(self, key: str, before_commit: Callable[[], object] = lambda: None) -> None:
+        """Seal every secret anew under another key, in one transaction; the old key opens nothing then.
 
-        try:
-            return self._fernet().decrypt(sealed if isinstance(sealed, bytes) else b"")
-        except InvalidToken:
-            return None
-
-    def rekey(self, key: str) -> None:
-        """Seal every secret anew under another key, in one transaction; the old key opens nothing then."""
-        cipher = make_cipher([key])
+        If ``before_commit`` raises, nothing has happened.
+        """
+        old, cipher = self._fernet(), make_cipher([key])
         with self.change() as database:
             for table, name, column in _SEALED:
                 rows = database.execute(f"SELECT {name}, {column} FROM {table}").fetchall()  # noqa: S608 - ours
-                opened = ((row[0], self._opened(row[1])) for row in rows)
+                opened = ((row[0], _opened(old, row[1])) for row in rows)
                 sealed = [(cipher.encrypt(secret), at) for at, secret in opened if secret is not None]
                 database.executemany(f"UPDATE {table} SET {column} = ? WHERE {name} = ?", sealed)  # noqa: S608
-        self._cipher = cipher
+            before_commit()
+        self._cipher, self.key = cipher, key
         with explained(self.path):
             # What was sealed under the old key must not stay in the log that SQLite keeps beside the file.
             self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _opened(cipher: "MultiFernet", sealed: object) -> bytes | None:
+    """What a Fernet token holds; None if it does not open with this cipher, or is none."""
+    from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see the file's head
+
+    try:
+        return cipher.decrypt(sealed if isinstance(sealed, bytes) else b"")
+    except InvalidToken:
+        return None

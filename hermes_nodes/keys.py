@@ -70,14 +70,70 @@ def ensure_key(
             f"export {name}, or put its line back into {settings.env_path}",
         )
     key = Fernet.generate_key().decode()
-    try:
-        _append_line(settings.env_path, f"{name}={key}\n".encode())
-    except OSError as error:
-        raise Unavailable(
-            f"the new token key can't be saved in {settings.env_path}: {error.strerror}",
-            f"make that possible, or export a key of your own as {name}; {_MAKE_KEY}",
-        ) from None
+    _save(settings, {name: key})
     return key, True
+
+
+# -- rotation -------------------------------------------------------------------------------------
+#
+# The new key is in the file before anything is sealed with it, under a name of its own; when the store is
+# sealed with it, it takes the old one's place. Whenever this is broken off, one of the two opens the store.
+
+_NEXT = "_NEXT"
+
+
+def announce_key(settings: Settings) -> str:
+    """A new key, saved as the next one; raises Unavailable."""
+    from cryptography.fernet import Fernet  # noqa: PLC0415 - see the file's head
+
+    key = Fernet.generate_key().decode()
+    _save(settings, {settings.token_encryption_key_env + _NEXT: key})
+    return key
+
+
+def withdraw_key(settings: Settings) -> None:
+    """The store could not be sealed with the next key: there is none."""
+    _save(settings, {settings.token_encryption_key_env + _NEXT: None})
+
+
+def next_key(settings: Settings) -> list[str]:
+    """The key that a rotation has announced, if one has not come to its end."""
+    key = _key_in_file(settings.env_path, settings.token_encryption_key_env + _NEXT)
+    return [key] if key else []
+
+
+def finish_rotation(settings: Settings, environ: Mapping[str, str], key: bytes | str) -> list[str]:
+    """Put the next key in its place, or drop it if the store is not sealed with it; says what it did."""
+    announced = next_key(settings)
+    if not announced:
+        return []
+    name = settings.token_encryption_key_env
+    if key != announced[0]:
+        _save(settings, {name + _NEXT: None})
+        return []
+    _save(settings, {name: announced[0], name + _NEXT: None})
+    sentences = [
+        f"the store's new key is {name} in {settings.env_path}; the old one opens nothing any more"
+    ]
+    if environ.get(name, "").strip():
+        sentences.append(
+            f"{name} is exported with the old key: before the next `serve`, and before any command that "
+            f"changes this home without a gateway, unset it, or export the one from {settings.env_path}"
+        )
+    return sentences
+
+
+def explain_wrong_key(settings: Settings, environ: Mapping[str, str], store: Path, error: BadKey) -> BadKey:
+    """What to do about a store that does not open with the key that was found."""
+    name = settings.token_encryption_key_env
+    saved = _key_in_file(settings.env_path, name)
+    exported = environ.get(name, "").strip()
+    if not exported or not saved or exported == saved:
+        return error
+    return BadKey(
+        f"the exported {name} is not the key of the token store {store}",
+        f"another is in {settings.env_path}, where `key rotate` saves new ones: unset {name} to use it",
+    )
 
 
 def is_store(path: Path) -> bool:
@@ -106,9 +162,20 @@ def _key_in_file(path: Path, name: str) -> str:
     return value[value.lastindex or 0].strip() if value else ""
 
 
-def _append_line(path: Path, line: bytes) -> None:
-    """Add a line so that a crash leaves the old file or the new one; a link stays a link."""
-    path = path.resolve()
-    old = path.read_bytes() if path.exists() else b""
-    gap = b"" if old.endswith(b"\n") or not old else b"\n"
-    write_atomically(path, old + gap + line)
+def _save(settings: Settings, values: Mapping[str, str | None]) -> None:
+    """Set variables in the home's ``.env``, None drops one; the other lines stay. Raises Unavailable."""
+    path = settings.env_path
+    names = "|".join(map(re.escape, values))
+    ours = re.compile(rf"\s*(?:export\s+)?(?:{names})\s*=".encode())
+    try:
+        target = path.resolve()  # a link stays a link
+        old = target.read_bytes().splitlines(keepends=True) if target.exists() else []
+        kept = [line if line.endswith(b"\n") else line + b"\n" for line in old if not ours.match(line)]
+        new = [f"{name}={value}\n".encode() for name, value in values.items() if value is not None]
+        write_atomically(target, b"".join(kept + new))
+    except OSError as error:
+        raise Unavailable(
+            f"the token key can't be saved in {path}: {error.strerror}",
+            f"make that possible, or export a key of your own as {settings.token_encryption_key_env}; "
+            f"{_MAKE_KEY}",
+        ) from None

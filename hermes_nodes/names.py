@@ -1,4 +1,4 @@
-"""What may be a node's name or a label."""
+"""What may be a node's name, an operator's, or a label."""
 
 import re
 
@@ -11,6 +11,16 @@ def check_name(name: str) -> str:
         raise UsageError(
             f"{name[:80]!r} can't be a node's name",
             "up to 64 letters, digits, dots, underscores or dashes, a letter or digit first; not `all`",
+        )
+    return name
+
+
+def check_operator_name(name: str) -> str:
+    """A name fit for a new operator, else UsageError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name):
+        raise UsageError(
+            f"{name[:80]!r} can't be an operator's name",
+            "up to 64 letters, digits, dots, underscores, dashes or @, a letter or digit first",
         )
     return name
 

@@ -20,14 +20,16 @@ from hermes_nodes.audit.rows import SUMMARY_CHARS
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import open_private
-from hermes_nodes.errors import AuditUnwritable, HomeLocked, UnknownNode, UsageError
-from hermes_nodes.keys import ensure_key
+from hermes_nodes.errors import AuditUnwritable, BadKey, HomeLocked, UnknownNode, UsageError
+from hermes_nodes.keys import ensure_key, explain_wrong_key, finish_rotation, next_key
 from hermes_nodes.names import check_label, check_name
 from hermes_nodes.records import Pairing, Secret
 from hermes_nodes.sessions import Session
 from hermes_nodes.targets import is_pattern, matches, named_exactly
 from hermes_nodes.tokens import TokenStore
 
+#: Seconds that a token which has been replaced stays good, unless its successor is used before: a day.
+GRACE_SECONDS = 86_400.0
 #: Seconds between two looks at a lock that another command holds; it holds it for milliseconds.
 _LOCK_POLL = 0.02
 
@@ -117,11 +119,20 @@ def open_store(
     if takeover.is_missing(settings):
         notes.append(f"warning: {settings.older_store_path} is not there: this starts with an empty store")
     with ExitStack() as stack:
-        store = stack.enter_context(TokenStore.open(settings.token_store_path, [key]))
+        store = stack.enter_context(_open_with(settings, environ, key))
+        notes += finish_rotation(settings, environ, store.key)
         if older is not None:
             notes.append(_take_over(store, trail, older, found))
         stack.pop_all()
     return store, notes
+
+
+def _open_with(settings: Settings, environ: Mapping[str, str], key: str) -> TokenStore:
+    path = settings.token_store_path
+    try:
+        return TokenStore.open(path, [key, *next_key(settings)])
+    except BadKey as error:
+        raise explain_wrong_key(settings, environ, path, error) from None
 
 
 def _take_over(
@@ -194,8 +205,8 @@ def pair(store: TokenStore, trail: AuditLog, request: PairRequest, actor: str) -
     return store.pair(
         name,
         labels=labels,
-        expires_at=_after(request.expires_in),
-        first_use_by=_after(request.first_use_within),
+        expires_at=after(request.expires_in),
+        first_use_by=after(request.first_use_within),
         replace=request.force,
         before_commit=note,
     )
@@ -211,6 +222,34 @@ def pair_view(pairing: Pairing, token: str) -> dict[str, object]:
         "expires_at": pairing.expires_at,
         "first_use_by": pairing.first_use_by,
         "labels": pairing.labels,
+    }
+
+
+class RotateRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """``grace`` in seconds: how long the old token is good if the new one is not used before."""
+
+    grace: float = GRACE_SECONDS
+
+
+def rotate(
+    store: TokenStore, trail: AuditLog, name: str, request: RotateRequest, actor: str
+) -> tuple[Pairing, str, str | None]:
+    """A pairing's new token and when the old one dies at the latest; raises UsageError, UnknownNode."""
+    dies_at = timestamp() if request.grace == 0 else after(request.grace)
+
+    def note(pairing: Pairing) -> None:
+        trail.append(action="rotate", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+
+    return store.rotate(name, dies_at or "", before_commit=note)
+
+
+def rotate_view(pairing: Pairing, token: str, old_dies_at: str | None) -> dict[str, object]:
+    """The JSON of `rotate`."""
+    return {
+        "name": pairing.name,
+        "token": token,
+        "pairing_id": pairing.id,
+        "old_token_dies_at": old_dies_at,
     }
 
 
@@ -277,11 +316,11 @@ def revoke_view(pairing: Pairing) -> dict[str, object]:
     return {"name": pairing.name, "pairing_id": pairing.id, "revoked_at": pairing.revoked_at}
 
 
-def _after(seconds: float | None) -> str | None:
+def after(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     if seconds <= 0:
-        raise UsageError("a pairing that ends at once is of no use", "give a duration such as 30d")
+        raise UsageError("what ends at once is of no use", "give a duration such as 30d")
     try:
         return timestamp(datetime.now(UTC) + timedelta(seconds=seconds))
     except OverflowError as error:

@@ -105,6 +105,8 @@ class Session(ABC):
         self.encrypted = not isinstance(accepted.codec, PlainCodec)
         self.connected_at = timestamp()
         self.last_heard = time.monotonic()
+        #: The secret of its pairing that opened it; it ends when that one dies.
+        self.secret_id = 0
         #: Why it ended, for the trail; the first reason stands.
         self.end_reason: str | None = None
         self.calls: dict[str, Call] = {}

@@ -151,8 +151,8 @@ class TokenStore(SealedDatabase):
         dies_at: str,
         *,
         before_commit: Callable[[Pairing], object] = lambda _: None,
-    ) -> tuple[Pairing, str]:
-        """A new token for a pairing; the one in use is good until then, or until the new one is used.
+    ) -> tuple[Pairing, str, str | None]:
+        """A new token for a pairing, and when the old one dies unless the new one is used before.
 
         Within such a time only the new one is replaced. Raises UnknownNode; if ``before_commit`` raises,
         nothing has happened.
@@ -171,7 +171,8 @@ class TokenStore(SealedDatabase):
                 )
             self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             before_commit(pairing)
-        return pairing, token
+            ends = [secret.dies_at for secret in self.secrets(pairing.id)[1:]]
+        return pairing, token, ends[0] if ends else None
 
     def retire_older(self, pairing_id: str, secret_id: int) -> None:
         """Drop the secrets of a pairing that are older than the one that has been used."""

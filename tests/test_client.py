@@ -282,12 +282,17 @@ def test_a_gateway_that_does_not_run_is_said_so(tmp_path: Path) -> None:
             call()
 
 
-@pytest.mark.parametrize("url", ["http://localhost:7000", "https://gateway.example", "unix:///run/socket"])
-def test_a_url_is_no_socket_path(url: str) -> None:
-    with pytest.raises(errors.UsageError, match="not a socket path"):
-        Client(url)
-    with pytest.raises(errors.UsageError, match="not a socket path"):
-        Client(environ={"HERMES_NODES_GATEWAY": url})
+@pytest.mark.parametrize("url", ["http://gateway.example", "https://", "unix:///run/socket"])
+def test_an_address_that_is_none_or_in_the_open_is_refused(url: str) -> None:
+    with pytest.raises(errors.UsageError, match="no gateway's address|in the open"):
+        Client(url, token="hno_x")
+    with pytest.raises(errors.UsageError, match="no gateway's address|in the open"):
+        Client(environ={"HERMES_NODES_GATEWAY": url, "HERMES_NODES_OPERATOR_TOKEN": "hno_x"})
+
+
+def test_a_url_needs_a_token() -> None:
+    with pytest.raises(errors.NoToken):
+        Client("https://gateway.example", environ={})
 
 
 def test_the_gateway_is_the_given_one_else_the_exported_else_the_homes(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_first_key_is_made_and_saved(no_umask: None, settings: config.Settin
         b"A=1\n",
         b"A=1\r\nexport B='2 # 3'\r\n",
         b'# ours goes last\nexport A="x=y"\n\tB = 1 # two',
-        b"#HERMES_NODES_TOKEN_KEY=x\nHERMES_NODES_TOKEN_KEY=\n",
+        b"#HERMES_NODES_TOKEN_KEY=x\nA=1",
     ],
 )
 def test_a_saved_key_leaves_the_rest_of_the_file_alone(

@@ -1,7 +1,7 @@
 """The audit trail: rows of JSON, one a line, in a file that is only ever appended to, and its reader."""
 
 from hermes_nodes.audit.log import AuditLog
-from hermes_nodes.audit.rows import Filter, Row, Tail, summarise_command
+from hermes_nodes.audit.rows import Filter, PairingsFilter, Row, Tail, summarise_command
 from hermes_nodes.audit.trail import Trail, follow, tail
 from hermes_nodes.errors import AuditUnwritable
 
@@ -9,6 +9,7 @@ __all__ = [
     "AuditLog",
     "AuditUnwritable",
     "Filter",
+    "PairingsFilter",
     "Row",
     "Tail",
     "Trail",

@@ -69,6 +69,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return self.since is None or (isinstance(ts, str) and ts >= self.since)
 
 
+class PairingsFilter(Filter, frozen=True, kw_only=True):
+    """The same, and only rows about one of these pairings, by their ids."""
+
+    pairings: frozenset[str]
+
+    def matches(self, row: dict[str, object]) -> bool:
+        return row.get("pairing_id") in self.pairings and super().matches(row)
+
+
 EVERYTHING = Filter()
 
 

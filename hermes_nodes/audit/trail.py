@@ -69,7 +69,7 @@ class Trail:
         """Every row that matches, old to new."""
         self._go_to(None, 0)
         self._marked, self.unreadable = True, 0
-        return self._new_rows()
+        return self.new_rows()
 
     def follow(
         self, *, poll_seconds: float = 0.2, stop: threading.Event | None = None
@@ -87,10 +87,11 @@ class Trail:
             stopping = False
             while not stopping:
                 stopping = stop.is_set()  # asked before reading, so that nothing is left behind
-                yield from self._new_rows()
+                yield from self.new_rows()
                 stop.wait(poll_seconds)
 
-    def _new_rows(self) -> Iterator[dict[str, object]]:
+    def new_rows(self) -> Iterator[dict[str, object]]:
+        """The rows that have come since `tail`, `read` or the last call of this."""
         while True:
             # Asked before reading: a file that has been replaced gets no more rows.
             final = self._file is None or not is_at(self.path, self._file.fileno())

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -30,7 +31,10 @@ _MODULES = {
     "wait": "jobs",
     "kill": "jobs",
     "revoke": "revoke",
+    "rotate": "rotate",
     "label": "label",
+    "operator": "operator",
+    "key": "key",
     "audit": "audit",
     "status": "status",
     "node": "node",
@@ -59,6 +63,7 @@ class Choices(NamedTuple):
     """What was given before the command."""
 
     gateway: str | None
+    operator_token_file: Path | None
 
 
 app = typer.Typer(
@@ -87,8 +92,15 @@ def hermes_nodes(
         typer.Option(
             "--gateway",
             envvar="HERMES_NODES_GATEWAY",
-            metavar="SOCKET",
-            help="The gateway's control socket. Default: the one of this home.",
+            metavar="SOCKET|URL",
+            help="The gateway: its control socket, or https://HOST:PORT. Default: the socket of this home.",
+        ),
+    ] = None,
+    operator_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An operator's token, for a URL. Or set HERMES_NODES_OPERATOR_TOKEN.",
         ),
     ] = None,
     no_color: Annotated[
@@ -106,7 +118,7 @@ def hermes_nodes(
     """
     if no_color:
         os.environ["NO_COLOR"] = "1"
-    context.obj = Choices(gateway)
+    context.obj = Choices(gateway, operator_token_file)
 
 
 def run_app(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -11,7 +12,13 @@ import typer
 from hermes_nodes import config
 from hermes_nodes.cli.output import say
 from hermes_nodes.client import Client
-from hermes_nodes.errors import GatewayNotAnswering, GatewayNotRunning, HermesNodesError, HomeLocked
+from hermes_nodes.errors import (
+    GatewayNotAnswering,
+    GatewayNotRunning,
+    HermesNodesError,
+    HomeLocked,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from hermes_nodes.audit import AuditLog
@@ -24,8 +31,21 @@ _RETRY = 0.05
 
 
 def client(context: typer.Context) -> Client:
-    """The gateway that was asked for."""
-    return Client(context.obj.gateway)
+    """The gateway that was asked for; raises UsageError if the token's file can't be read."""
+    return Client(context.obj.gateway, token=_token(context.obj.operator_token_file))
+
+
+def _token(path: Path | None) -> str | None:
+    """The operator token in a file."""
+    if path is None:
+        return None
+    try:
+        token = path.read_text("ascii", "replace").strip()
+    except OSError as error:
+        raise UsageError(f"the operator token can't be read from {path}: {error.strerror}") from error
+    if not token:
+        raise UsageError(f"{path} holds no operator token")
+    return token
 
 
 def settings() -> config.Settings:

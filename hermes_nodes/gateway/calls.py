@@ -5,8 +5,6 @@ import time
 from contextlib import suppress
 from typing import Protocol
 
-import msgspec
-
 from hermes_nodes.acts import act
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.calls import Answer, Call
@@ -17,8 +15,9 @@ from hermes_nodes.errors import (
     CallTimeout,
     HermesNodesError,
     NodeNotConnected,
-    UnknownNode,
 )
+from hermes_nodes.gateway.needs import needs
+from hermes_nodes.gateway.operators import Actor, Operators
 from hermes_nodes.gateway.outcomes import Outcome, failure_of, outcome_of
 from hermes_nodes.gateway.pairings import Pairings
 from hermes_nodes.protocol.messages import (
@@ -26,6 +25,7 @@ from hermes_nodes.protocol.messages import (
     Request,
 )
 from hermes_nodes.protocol.stream import Source
+from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
 from hermes_nodes.sessions import END_GRACE
 
@@ -43,13 +43,6 @@ _TRAIL_STATUS = {
     "failed": "error",
     "busy": "rate_limited",
 }
-
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who asks: the one identity that is checked and written down."""
-
-    name: str
-    remote_addr: str | None = None
 
 
 class Caller(Protocol):
@@ -75,6 +68,8 @@ class RunningCall:
         self.source: Source | None = None
         self.call: Call | None = None
         self.cancelled = False
+        #: Why the caller may not go on with it.
+        self.forbidden: HermesNodesError | None = None
         #: Output came that the caller did not get.
         self.dropped = False
         self.task: asyncio.Task[Outcome] | None = None
@@ -125,6 +120,16 @@ class RunningCall:
         if self.call is not None:
             self.call.cancel()
             self._expect_answer_within(END_GRACE)
+
+    def forbid(self, error: HermesNodesError) -> None:
+        """The caller may not do this any more: end the call on its node, and wait for nothing."""
+        if self.forbidden is not None:
+            return
+        self.forbidden = error
+        self.cancel()
+        if self.call is not None and not self.call.finished:
+            self.call.finish(error)
+            self.call.abandon()
 
     def resize(self, cols: int, rows: int) -> None:
         self._size = (cols, rows)
@@ -185,12 +190,18 @@ class Calls:
     """The gateway's calls, all of them."""
 
     def __init__(
-        self, settings: Settings, registry: NodeRegistry, pairings: Pairings, trail: AuditLog
+        self,
+        settings: Settings,
+        registry: NodeRegistry,
+        pairings: Pairings,
+        operators: Operators,
+        trail: AuditLog,
     ) -> None:
         #: Replaced when the settings are read again.
         self.settings = settings
         self._registry = registry
         self._pairings = pairings
+        self._operators = operators
         self._trail = trail
         self._running: set[RunningCall] = set()
 
@@ -234,9 +245,7 @@ class Calls:
     def _dispatch(self, running: RunningCall) -> Call:
         """Send the call to its node; nothing has run there if this raises."""
         name = running.node
-        pairing = self._pairings.get(name)
-        if pairing is None:
-            raise UnknownNode(name)
+        pairing = self._authorise(running)
         session = self._registry.get(name)
         if session is None:
             is_older = bool(pairing.last_seen_at) and STREAM not in pairing.capabilities
@@ -244,10 +253,23 @@ class Calls:
         self._registry.admit_call(session, time.monotonic())
         return session.start(running.request, running.source)
 
+    def _authorise(self, running: RunningCall) -> Pairing:
+        """The pairing that a call is for; raises UnknownNode, NotAllowed."""
+        pairing = self._pairings.get(running.node)
+        return self._operators.check_node(running.actor, needs(running.request), running.node, pairing)
+
+    def recheck(self) -> None:
+        """Somebody may do less than before: end what is not allowed any more."""
+        for running in list(self._running):
+            try:
+                self._authorise(running)
+            except HermesNodesError as error:
+                running.forbid(error)
+
     async def _follow(self, running: RunningCall) -> Answer:
         """Pass output on until the answer is there; raises what ended the call without one."""
         if running.cancelled:
-            raise CallCancelled("the call was cancelled before it began")
+            raise running.forbidden or CallCancelled("the call was cancelled before it began")
         call = self._dispatch(running)
         running.begin(call)
         try:

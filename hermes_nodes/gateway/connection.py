@@ -60,7 +60,8 @@ class CallerConnection(asyncio.Protocol):
         if request.transport is None:
             raise ConnectionResetError("the caller has hung up")
         self._transport: asyncio.Transport = request.transport
-        self._http = cast("asyncio.Protocol", request.protocol)
+        # aiohttp's, or what guards it.
+        self._http = cast("asyncio.Protocol", self._transport.get_protocol())
         self._response = response
         self._reader = FrameReader()
         self._cancelled = asyncio.Event()

@@ -1,112 +1,117 @@
-"""The operators' API under `/v1`: who asks, what is asked, and the answer. Errors are JSON."""
+"""The operators' API under `/v1`: what is asked, and the answer. Errors are JSON."""
 
 import asyncio
-import base64
 import json
-import os
-import pwd
-import socket
-import struct
-import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from typing import cast
+from collections.abc import Callable, Mapping
+from functools import partial
 
-import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from hermes_nodes import __version__, operations
-from hermes_nodes.errors import ForeignUser, HermesNodesError, UsageError
-from hermes_nodes.gateway.bodies import VERBS, WriteBody, decode_body, decode_call, node_request
-from hermes_nodes.gateway.calls import Actor, Calls, RunningCall
-from hermes_nodes.gateway.connection import CallerConnection
-from hermes_nodes.gateway.outcomes import Outcome
+from hermes_nodes import __version__, administration, operations
+from hermes_nodes.audit import Filter, PairingsFilter, Trail
+from hermes_nodes.clock import timestamp
+from hermes_nodes.config import Settings
+from hermes_nodes.errors import HermesNodesError, NotAllowed, Unavailable, UsageError
+from hermes_nodes.gateway.bodies import decode_body
+from hermes_nodes.gateway.call_routes import post_call, upgrade_call
+from hermes_nodes.gateway.callers import ACTOR, Identify, identified
+from hermes_nodes.gateway.calls import Calls
+from hermes_nodes.gateway.openapi import document
+from hermes_nodes.gateway.operators import Actor, Operators
 from hermes_nodes.gateway.pairings import Pairings
-from hermes_nodes.protocol.control import UPGRADE
-from hermes_nodes.protocol.messages import timestamp
-from hermes_nodes.protocol.stream import STDERR
+from hermes_nodes.gateway.routes import ROUTES, Route
+from hermes_nodes.operators import Needs
 from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
 
 #: Bytes of a request's body outside of an upgraded call.
 MAX_BODY = 1024 * 1024
-_ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
-
-
-def peer_uid(sock: socket.socket) -> int:
-    """The user at the other end of a Unix socket, as the kernel says."""
-    if sys.platform == "linux":
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return cast("int", struct.unpack("3i", credentials)[1])
-    # macOS: SOL_LOCAL 0, LOCAL_PEERCRED 1, struct xucred {u_int version; uid_t uid; …}.
-    credentials = sock.getsockopt(0, 1, 76)
-    return cast("int", struct.unpack_from("=II", credentials)[1])
-
-
-def actor_of(uid: int, *, our_uid: int) -> Actor:
-    """The local operator of that user id; raises ForeignUser for anyone but us and root."""
-    if uid not in (our_uid, 0):
-        raise ForeignUser
-    with suppress(KeyError):
-        return Actor(f"local:{pwd.getpwuid(uid).pw_name}")
-    return Actor(f"local:{uid}")
+#: Rows of the trail that one request may ask for, and seconds between two looks for more.
+MAX_ROWS = 100_000
+FOLLOW_EVERY = 0.2
+_AUDIT: Needs = (frozenset({"audit"}),)
 
 
 class ControlApi:
-    """Builds the application that serves the control socket."""
+    """Builds the applications that serve the control socket and `control_listen`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what the routes are about, once each
         self,
+        settings: Settings,
         registry: NodeRegistry,
         pairings: Pairings,
+        operators: Operators,
         calls: Calls,
-        status: Callable[[], Mapping[str, object]],
+        facts: Callable[[], Mapping[str, object]],
     ) -> None:
+        self._settings = settings
         self._registry = registry
         self._pairings = pairings
-        self._calls = calls
-        self._status = status
+        self._operators = operators
+        self._facts = facts
+        self._handlers: dict[str, Handler] = {
+            "get_status": self._get_status,
+            "get_openapi": self._get_openapi,
+            "get_nodes": self._get_nodes,
+            "post_pairing": self._post_pairing,
+            "delete_pairing": self._delete_pairing,
+            "patch_pairing": self._patch_pairing,
+            "post_rotation": self._post_rotation,
+            "get_operators": self._get_operators,
+            "post_operator": self._post_operator,
+            "delete_operator": self._delete_operator,
+            "post_key_rotation": self._post_key_rotation,
+            "get_audit": self._get_audit,
+            "upgrade_call": partial(upgrade_call, calls),
+            "post_call": partial(post_call, calls),
+        }
 
-    def application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._identify, _errors_as_json])
-        app.router.add_get("/v1/status", self._get_status)
-        app.router.add_get("/v1/nodes", self._get_nodes)
-        app.router.add_post("/v1/pairings", self._post_pairing)
-        app.router.add_delete("/v1/pairings/{name}", self._delete_pairing)
-        app.router.add_patch("/v1/pairings/{name}", self._patch_pairing)
-        app.router.add_post("/v1/call", self._upgrade_call)
-        app.router.add_post(f"/v1/nodes/{{name}}/{{verb:{'|'.join(VERBS)}}}", self._post_call)
+    def application(self, identify: Identify) -> web.Application:
+        """Every route, for whomever ``identify`` lets in."""
+        app = web.Application(
+            client_max_size=MAX_BODY, middlewares=[identified(identify, error_response), _errors_as_json]
+        )
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, self._checked(route))
         return app
 
-    # -- who asks --
+    def _checked(self, route: Route) -> Handler:
+        """A route's handler behind its check; where a name decides, the handler checks that as well."""
+        handler = self._handlers[route.handler]
 
-    @web.middleware
-    async def _identify(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the caller has hung up")
-        try:
-            uid = peer_uid(transport.get_extra_info("socket"))
-            request[_ACTOR] = actor_of(uid, our_uid=os.geteuid())
-        except ForeignUser as error:
-            return _error_response(error)
-        return await handler(request)
+        async def checked(request: web.Request) -> web.StreamResponse:
+            actor = request[ACTOR]
+            if route.local and actor.operator_id is not None:
+                raise NotAllowed("only the gateway's own user may do this, on its control socket")
+            self._operators.check(actor, (frozenset({route.verb}),) if route.verb else ())
+            return await handler(request)
 
-    # -- pairings and state --
+        return checked
 
-    async def _get_status(self, _: web.Request) -> web.Response:
+    # -- state --
+
+    async def _get_status(self, request: web.Request) -> web.Response:
+        actor = request[ACTOR]
+        known = self._operators.in_scope(actor, self._pairings.live())
+        facts = self._facts()
+        # Paths and numbers of this machine are nobody's business elsewhere.
+        shown = {key: facts[key] for key in ("url", "started_at")} if actor.operator_id else facts
+        connected = [self._registry.get(pairing.name) for pairing in known]
+        sessions = [session for session in connected if session is not None]
         return web.json_response(
             {
                 "version": __version__,
-                "nodes_connected": len(self._registry),
-                "nodes_paired": len(self._pairings.live()),
-                "calls_in_flight": len(self._calls),
+                "nodes_connected": len(sessions),
+                "nodes_paired": len(known),
+                "calls_in_flight": sum(len(session.calls) for session in sessions),
                 "now": timestamp(),
-                **self._status(),
+                **shown,
             }
         )
+
+    async def _get_openapi(self, _: web.Request) -> web.Response:
+        return web.json_response(document())
 
     async def _get_nodes(self, request: web.Request) -> web.Response:
         query = request.query
@@ -114,7 +119,8 @@ class ControlApi:
         everything = query.get("all") == "1"
         tombstones = everything or state == "revoked"
         pairings = await self._pairings.everything() if tombstones else self._pairings.live()
-        views = [self._view(pairing) for pairing in operations.select(pairings, query.get("target"))]
+        known = self._operators.in_scope(request[ACTOR], pairings)
+        views = [self._view(pairing) for pairing in operations.select(known, query.get("target"))]
         return web.json_response({"nodes": operations.visible(views, state=state, everything=everything)})
 
     def _view(self, pairing: Pairing) -> dict[str, object]:
@@ -123,130 +129,120 @@ class ControlApi:
             session = None
         return operations.node_view(pairing, session, replaced=self._registry.replaced.get(pairing.id, 0))
 
+    # -- pairings --
+
     async def _post_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.PairRequest)
-        pairing, token = await self._pairings.pair(body, request[_ACTOR].name)
+        actor = request[ACTOR]
+        if body.force and self._pairings.get(body.name) is not None:
+            self._check_name(actor, "revoke", body.name)
+        pairing, token = await self._pairings.pair(body, actor.name)
         return web.json_response(operations.pair_view(pairing, token), status=201)
 
     async def _delete_pairing(self, request: web.Request) -> web.Response:
-        pairing = await self._pairings.revoke(request.match_info["name"], request[_ACTOR].name)
-        return web.json_response(operations.revoke_view(pairing))
+        name, actor = request.match_info["name"], request[ACTOR]
+        self._check_name(actor, "revoke", name)
+        return web.json_response(operations.revoke_view(await self._pairings.revoke(name, actor.name)))
 
     async def _patch_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.LabelRequest)
-        pairing = await self._pairings.label(request.match_info["name"], body, request[_ACTOR].name)
+        pairing = await self._pairings.label(request.match_info["name"], body, request[ACTOR].name)
         return web.json_response(operations.label_view(pairing))
 
-    # -- calls --
+    async def _post_rotation(self, request: web.Request) -> web.Response:
+        name, actor = request.match_info["name"], request[ACTOR]
+        body = decode_body(await request.read() or b"{}", operations.RotateRequest)
+        self._check_name(actor, "rotate", name)
+        return web.json_response(
+            operations.rotate_view(*await self._pairings.rotate(name, body, actor.name))
+        )
 
-    async def _upgrade_call(self, request: web.Request) -> web.StreamResponse:
-        """One call over an upgraded connection, in the frames of `protocol.control`."""
-        if request.headers.get("Upgrade", "").lower() != UPGRADE:
-            raise UsageError(f"a call needs `Connection: Upgrade` and `Upgrade: {UPGRADE}`")
-        body = decode_call(await request.read())
-        message = node_request(body)
-        response = web.StreamResponse(status=101, headers={"Connection": "Upgrade", "Upgrade": UPGRADE})
-        response.force_close()
-        await response.prepare(request)
-        connection = CallerConnection(request, response)
-        source = connection.inbox if body.takes_input else None
-        try:
-            running = self._calls.begin(request[_ACTOR], body.node, message, connection, source)
-            connection.on_resize = running.resize
-            outcome = await _attended(running, connection)
-            connection.answer(cast("dict[str, object]", msgspec.to_builtins(outcome)))
-        except HermesNodesError as error:  # the call's row could not be written
-            connection.answer(
-                {"node": body.node, "request_id": message.id, "status": "failed", "error": error.to_wire()}
-            )
-        finally:
-            connection.close()
-        return response
+    def _check_name(self, actor: Actor, verb: str, name: str) -> None:
+        self._operators.check_name(actor, verb, name, self._pairings.get(name))
 
-    async def _post_call(self, request: web.Request) -> web.StreamResponse:
-        """The same for whoever has only an HTTP client: output as NDJSON, input in the body."""
-        fields = decode_body(await request.read() or b"{}", dict[str, object])
-        names = {"node": request.match_info["name"], "call": request.match_info["verb"]}
-        body = decode_call(json.dumps({**fields, **names}).encode())
-        message = node_request(body)
-        if body.takes_input and not isinstance(body, WriteBody):
-            raise UsageError("`stdin` needs an upgraded connection")
+    # -- operators and key --
+
+    async def _get_operators(self, _: web.Request) -> web.Response:
+        views = [administration.operator_view(operator) for operator in self._operators.all()]
+        return web.json_response({"operators": views})
+
+    async def _post_operator(self, request: web.Request) -> web.Response:
+        body = decode_body(await request.read(), administration.OperatorRequest)
+        operator, token = await self._operators.add(body, request[ACTOR])
+        return web.json_response({**administration.operator_view(operator), "token": token}, status=201)
+
+    async def _delete_operator(self, request: web.Request) -> web.Response:
+        removed = await self._operators.remove(request.match_info["name"], request[ACTOR])
+        return web.json_response(administration.operator_view(removed))
+
+    async def _post_key_rotation(self, request: web.Request) -> web.Response:
+        notes = await self._operators.rotate_key(self._settings, request[ACTOR])
+        return web.json_response({"notes": notes})
+
+    # -- the trail --
+
+    async def _get_audit(self, request: web.Request) -> web.StreamResponse:
+        query, actor = request.query, request[ACTOR]
+        count = _row_count(query.get("n", "10"))
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        caller = NdjsonCaller(response)
-        source = Content(body.content_b64 or b"") if isinstance(body, WriteBody) else None
-        running = self._calls.begin(request[_ACTOR], body.node, message, caller, source)
-        outcome = await running.outcome()
-        await caller.line({"result": msgspec.to_builtins(outcome)})
+        path = self._settings.audit_log_path
+        try:
+            with Trail(path, self._rows_for(actor, query)) as trail:
+                rows = await asyncio.to_thread(trail.tail, count)
+                await response.prepare(request)
+                await _write_rows(response, rows)
+                while query.get("follow") == "1":
+                    await asyncio.sleep(FOLLOW_EVERY)
+                    self._operators.check(actor, _AUDIT)
+                    trail.match = self._rows_for(actor, query)
+                    await _write_rows(response, await asyncio.to_thread(lambda: list(trail.new_rows())))
+        except OSError as error:
+            if response.prepared:
+                raise
+            raise Unavailable(f"the trail {path} can't be read: {error.strerror}") from error
+        except NotAllowed as error:
+            if not response.prepared:
+                raise
+            await _write_rows(response, [{"error": error.to_wire()}])
         return response
 
+    def _rows_for(self, actor: Actor, query: Mapping[str, str]) -> Filter:
+        """The rows that were asked for and are of nodes in the actor's scope.
 
-async def _attended(running: RunningCall, connection: CallerConnection) -> Outcome:
-    """The call's outcome, while the caller's wish to end it and its input are passed on."""
-
-    async def cancel() -> None:
-        await connection.cancelled()
-        running.cancel()
-
-    async def feed() -> None:
-        while True:
-            await connection.input_ready.wait()
-            connection.input_ready.clear()
-            running.input_ready()
-
-    attendants = [asyncio.create_task(cancel()), asyncio.create_task(feed())]
-    try:
-        return await running.outcome()
-    finally:
-        for task in attendants:
-            task.cancel()
+        By the pairing, not by the name: a name paired anew has another past.
+        """
+        wanted = {key: query.get(key) for key in ("node", "action", "status", "since")}
+        record = self._operators.record(actor)
+        if record is None or record.scope.is_everything:
+            return Filter(**wanted)
+        known = {one.id for one in self._operators.in_scope(actor, self._pairings.live())}
+        return PairingsFilter(**wanted, pairings=frozenset(known.union(record.scope.pairings)))
 
 
-class Content:
-    """A short content that is all here: a stream Source."""
-
-    def __init__(self, content: bytes) -> None:
-        self._rest = memoryview(content)
-
-    def pull(self, limit: int) -> memoryview:
-        piece, self._rest = self._rest[:limit], self._rest[limit:]
-        return piece
+async def _write_rows(response: web.StreamResponse, rows: list[dict[str, object]]) -> None:
+    if rows:
+        await response.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
-class NdjsonCaller:
-    """Output as one JSON object a line, text where it is UTF-8."""
-
-    def __init__(self, response: web.StreamResponse) -> None:
-        self._response = response
-
-    async def output(self, channel: int, payload: memoryview) -> None:
-        if not payload:
-            return
-        stream = "stderr" if channel == STDERR else "stdout"
-        try:
-            await self.line({"stream": stream, "data": str(payload, "utf-8")})
-        except UnicodeDecodeError:
-            await self.line({"stream": stream, "data_b64": base64.b64encode(payload).decode()})
-
-    async def note(self, text: str) -> None:
-        await self.line({"note": text})
-
-    async def line(self, value: object) -> None:
-        await self._response.write(json.dumps(value).encode() + b"\n")
+def _row_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_ROWS:
+        raise UsageError(f"`n` is a whole number from 0 to {MAX_ROWS}")
+    return int(text)
 
 
-def _error_response(error: HermesNodesError) -> web.Response:
-    return web.json_response({"error": error.to_wire()}, status=error.http_status)
+def error_response(error: HermesNodesError) -> web.Response:
+    """An error as every route gives it."""
+    is_unknown = error.http_status == web.HTTPUnauthorized.status_code
+    headers = {"WWW-Authenticate": "Bearer"} if is_unknown else {}
+    return web.json_response({"error": error.to_wire()}, status=error.http_status, headers=headers)
 
 
 @web.middleware
-async def _errors_as_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HermesNodesError as error:
-        return _error_response(error)
+        return error_response(error)
     except web.HTTPException as error:
         wire = {"code": "bad_request", "message": error.reason, "hint": "docs/API.md lists the routes"}
         return web.json_response({"error": wire}, status=error.status)

@@ -136,8 +136,16 @@ class Guard(asyncio.Protocol):
     """One connection's guard; it lets through at once what is within bounds."""
 
     def __init__(
-        self, make_inner: Callable[[], _HttpProtocol], door: Doorkeeper, *, seconds: float
+        self,
+        make_inner: Callable[[], _HttpProtocol],
+        door: Doorkeeper,
+        *,
+        seconds: float,
+        websocket: bool = True,
     ) -> None:
+        """``websocket`` says what follows the head of a request: frames, or what HTTP has."""
+        self._websocket = websocket
+        self._in_head = True
         self._make_inner = make_inner
         self._inner: _HttpProtocol | None = None
         self._door = door
@@ -158,8 +166,9 @@ class Guard(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def authenticated(self, limit: int) -> None:
+    def authenticated(self, limit: int = 0) -> None:
         """The peer has proved itself and may send messages of up to ``limit`` bytes."""
+        self.upgraded()
         if self._meter is not None:
             self._meter.limit = limit
         if not self._authenticated:
@@ -210,8 +219,9 @@ class Guard(asyncio.Protocol):
             self._inner.resume_writing()
 
     def _measure(self, data: bytes) -> None:
-        if self._meter is not None:
-            self._meter.feed(data)
+        if not self._in_head:
+            if self._meter is not None:
+                self._meter.feed(data)
             return
         self._head += data
         end = self._head.find(_HEAD_END)
@@ -220,8 +230,10 @@ class Guard(asyncio.Protocol):
         if end >= 0:
             rest = bytes(self._head[end + len(_HEAD_END) :])
             self._head.clear()
-            self._meter = MessageMeter(LIMIT_BEFORE_AUTH)
-            self._meter.feed(rest)
+            self._in_head = False
+            if self._websocket:
+                self._meter = MessageMeter(LIMIT_BEFORE_AUTH)
+                self._meter.feed(rest)
 
     def _count(self, size: int) -> None:
         """Whoever has not authenticated has no more to say than a handshake, in however many messages."""
@@ -235,7 +247,8 @@ class Guard(asyncio.Protocol):
             return
         self._refused = True
         if self._meter is None:
-            self._transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n")
+            reason = b"431 Request Header Fields Too Large" if self._in_head else b"413 Content Too Large"
+            self._transport.write(b"HTTP/1.1 " + reason + b"\r\nConnection: close\r\n\r\n")
         else:
             self._transport.write(b"\x88\x02" + int(Close.TOO_BIG).to_bytes(2, "big"))
         asyncio.get_running_loop().call_later(LINGER, self._transport.abort)

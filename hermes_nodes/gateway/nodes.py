@@ -1,7 +1,6 @@
 """The nodes' WebSocket endpoint: handshake, then one session per connection until it ends."""
 
 import asyncio
-import ipaddress
 import logging
 from typing import cast
 
@@ -10,9 +9,10 @@ from aiohttp import WSMessage, WSMsgType, web
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AuditUnwritable, ProtocolViolation
+from hermes_nodes.gateway.addresses import Proxies, is_loopback_peer
 from hermes_nodes.gateway.guard import Guard
-from hermes_nodes.gateway.lockout import Lockout
 from hermes_nodes.gateway.pairings import Candidate, Pairings
+from hermes_nodes.gateway.refusals import Refusals
 from hermes_nodes.link import CLOSE_GRACE, WebSocketLink, close_websocket, send_frame
 from hermes_nodes.older.sessions import OlderSession
 from hermes_nodes.protocol.codec import Frame, RecordCodec
@@ -39,16 +39,21 @@ class NodesEndpoint:
     """Serves `/ws/nodes`."""
 
     def __init__(
-        self, settings: Settings, registry: NodeRegistry, pairings: Pairings, trail: AuditLog
+        self,
+        settings: Settings,
+        registry: NodeRegistry,
+        pairings: Pairings,
+        trail: AuditLog,
+        refusals: Refusals,
     ) -> None:
         #: Replaced when the settings are read again.
         self.settings = settings
         self._registry = registry
         self._pairings = pairings
         self._trail = trail
-        self._lockout = Lockout()
         self._budget = Budget(WINDOW_BUDGET)
-        self._trusted = [ipaddress.ip_network(one, strict=False) for one in settings.trusted_proxies]
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._refusals = refusals
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse(
@@ -66,7 +71,7 @@ class NodesEndpoint:
             return ws
         guard = cast("Guard", transport.get_protocol())
         guard.upgraded()
-        address = self._address(request, transport)
+        address = self._proxies.address(request.headers, transport)
         candidate = Candidate(self._pairings)
         try:
             accepted = await self._handshake(ws, transport, address, candidate)
@@ -76,20 +81,6 @@ class NodesEndpoint:
             guard.authenticated(LIMIT_STREAM if accepted.streams else LIMIT_LEGACY)
             await self._serve(ws, transport, accepted, address, candidate)
         return ws
-
-    def _address(self, request: web.Request, transport: asyncio.Transport) -> str:
-        """The peer's address, or the one that a trusted proxy says it speaks for."""
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else "unknown"
-        forwarded = request.headers.get("X-Forwarded-For", "")
-        for hop in reversed([hop.strip() for hop in forwarded.split(",") if hop.strip()]):
-            if not self._is_trusted(address) or not _is_ip(hop):
-                break
-            address = hop
-        return address
-
-    def _is_trusted(self, address: str) -> bool:
-        return _is_ip(address) and any(ipaddress.ip_address(address) in one for one in self._trusted)
 
     # -- handshake --
 
@@ -109,7 +100,7 @@ class NodesEndpoint:
             ack = handshake.receive_hello(await self._receive(ws, handshake))
             await send_frame(ws, ack)
             accepted = handshake.receive_auth(await self._receive(ws, handshake))
-            if candidate.admitted() is None:
+            if not await candidate.proved(accepted.proved_by):
                 raise handshake.invalid_token("revoked during the handshake")
             await send_frame(ws, accepted.auth_ok)
         except Refused as refusal:
@@ -140,25 +131,17 @@ class NodesEndpoint:
         refusal: Refused,
         address: str,
     ) -> None:
-        name = handshake.claimed_name
-        log.warning("refused %s as %r: %s", address, name, refusal.true_reason)
         if refusal.close_code == Close.UNAUTHORISED:
             refusal = self._count_failure(handshake, refusal, address)
+        else:
+            log.warning("refused %s as %r: %s", address, handshake.claimed_name, refusal.true_reason)
         reply = Frame(encode(refusal.reply), binary=False)
         await close_websocket(ws, refusal.close_code, cut=transport.abort, last=lambda: reply)
 
     def _count_failure(self, handshake: GatewayHandshake, refusal: Refused, address: str) -> Refused:
-        if self._lockout.failed(address, handshake.claimed_name):
-            # No row: an attacker must not be able to fill the trail.
-            wrong = refusal.reply.reason == "invalid_token"
-            return handshake.invalid_token(refusal.true_reason, locked_out=True) if wrong else refusal
-        self._append(
-            action="auth",
-            status="denied",
-            node=handshake.claimed_name,
-            remote_addr=address,
-            error=refusal.true_reason,
-        )
+        locked_out = self._refusals.refused(refusal.true_reason, handshake.claimed_name, address)
+        if locked_out and refusal.reply.reason == "invalid_token":
+            return handshake.invalid_token(refusal.true_reason, locked_out=True)
         return refusal
 
     # -- session --
@@ -173,8 +156,10 @@ class NodesEndpoint:
     ) -> None:
         # From here to the registration nothing waits: whatever was revoked until now is seen here,
         # and whatever is revoked later finds the session registered.
-        pairing = candidate.admitted()
+        secret = candidate.secret(accepted.proved_by)
+        pairing = candidate.admitted(secret)
         session = self._session(accepted, pairing, address)
+        session.secret_id = secret.id
         closable = _Closable(ws)
         link = WebSocketLink(closable, session.next_frame, cut=transport.abort)
         session.attach(link)
@@ -310,15 +295,4 @@ def _frame(message: WSMessage) -> Frame:
 
 def _is_protected(transport: asyncio.Transport) -> bool:
     """Whether nobody can listen: TLS here, or a peer on this machine such as a reverse proxy."""
-    if transport.get_extra_info("sslcontext") is not None:
-        return True
-    peer = transport.get_extra_info("peername")
-    return bool(peer) and _is_ip(str(peer[0])) and ipaddress.ip_address(str(peer[0])).is_loopback
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return transport.get_extra_info("sslcontext") is not None or is_loopback_peer(transport)

@@ -3,12 +3,10 @@
 The gateway holds the home's lock, so nobody else changes the store and the view is never stale.
 """
 
-import asyncio
+import logging
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -16,39 +14,38 @@ from hermes_nodes import operations
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.errors import HermesNodesError, Unavailable, UnknownNode
+from hermes_nodes.gateway.store_thread import StoreThread
 from hermes_nodes.protocol.handshake import Credentials
-from hermes_nodes.records import Pairing, Seen
+from hermes_nodes.records import Pairing, Secret, Seen
 from hermes_nodes.tokens import TokenStore
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+log = logging.getLogger(__name__)
+
+#: Tokens that one pairing may have: under rotation the old one and the new one.
+MOST_TOKENS = 2
 _NOT_FACTS = ("pairing_id", "at")
 
 
 class Pairings:
     """``on_revoked`` is called, in the event loop, as soon as a pairing is no more."""
 
-    def __init__(self, store: TokenStore, trail: AuditLog, on_revoked: Callable[[Pairing], None]) -> None:
+    def __init__(self, store: StoreThread, trail: AuditLog, on_revoked: Callable[[Pairing], None]) -> None:
         self._store = store
         self._trail = trail
         self._on_revoked = on_revoked
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hermes-nodes-store")
         self._live: dict[str, Pairing] = {}
-        self._credentials: dict[str, Credentials] = {}
+        #: By pairing, the newest first.
+        self._secrets: dict[str, list[Secret]] = {}
         self._unsaved: dict[str, Seen] = {}
         #: Something was seen that should not wait for the next batch.
         self.urgent = False
         # What an unknown name is checked against: nobody holds it, and checking it costs the same.
-        self._nobody = Credentials((secrets.token_urlsafe(32),))
+        self._nobody = Secret("token", secrets.token_urlsafe(32))
 
     async def load(self) -> None:
-        for pairing, credentials in await self._run(_load):
+        for pairing, known in await self._store.run(_load):
             self._live[pairing.name] = pairing
-            self._credentials[pairing.id] = credentials
-
-    async def close(self) -> None:
-        await self._run(TokenStore.close)
-        self._thread.shutdown()
+            self._secrets[pairing.id] = known
 
     # -- questions --
 
@@ -60,30 +57,77 @@ class Pairings:
         pairing = self._live.get(name)
         return pairing if pairing is not None and pairing.admits(timestamp()) else None
 
-    def credentials(self, name: str) -> Credentials:
-        """What proves a name; what nobody can prove, for a name that isn't admitted."""
-        pairing = self.admitted(name)
-        return self._credentials[pairing.id] if pairing else self._nobody
+    def secrets(self, pairing: Pairing | None) -> list[Secret]:
+        """What proves a pairing now, the newest first; what nobody can prove, for none."""
+        if pairing is None:
+            return self.nobodys(1)
+        now = timestamp()
+        known = self._secrets.get(pairing.id, [])
+        return [one for one in known if one.dies_at is None or now < one.dies_at]
+
+    def nobodys(self, count: int) -> list[Secret]:
+        """Secrets that nobody holds."""
+        return [self._nobody] * count
+
+    def is_good(self, pairing_id: str, secret_id: int) -> bool:
+        """Whether a secret with which a session was opened still opens one."""
+        now = timestamp()
+        known = self._secrets.get(pairing_id, [])
+        return any(one.id == secret_id and (one.dies_at is None or now < one.dies_at) for one in known)
 
     def live(self) -> list[Pairing]:
         return sorted(self._live.values(), key=lambda pairing: pairing.name)
 
     async def everything(self) -> list[Pairing]:
         """Tombstones too, which only the store remembers."""
-        stored = await self._run(lambda store: store.pairings(include_revoked=True))
+        stored = await self._store.run(lambda store: store.pairings(include_revoked=True))
         live = {pairing.id: pairing for pairing in self._live.values()}
         return [live.get(pairing.id, pairing) for pairing in stored]
 
     # -- changes --
 
     async def pair(self, request: operations.PairRequest, actor: str) -> tuple[Pairing, str]:
-        def apply(made: tuple[Pairing, str]) -> None:
-            pairing, token = made
+        def work(store: TokenStore) -> tuple[Pairing, str, list[Secret]]:
+            pairing, token = operations.pair(store, self._trail, request, actor)
+            return pairing, token, store.secrets(pairing.id)
+
+        def apply(made: tuple[Pairing, str, list[Secret]]) -> None:
+            pairing, _, known = made
             self._forget(pairing.name)
             self._live[pairing.name] = pairing
-            self._credentials[pairing.id] = Credentials((token,))
+            self._secrets[pairing.id] = known
 
-        return await self._change(apply, operations.pair, self._trail, request, actor)
+        pairing, token, _ = await self._store.change(apply, work)
+        return pairing, token
+
+    async def rotate(
+        self, name: str, request: operations.RotateRequest, actor: str
+    ) -> tuple[Pairing, str, str | None]:
+        """A new token, and when the old one dies at the latest."""
+
+        def work(store: TokenStore) -> tuple[tuple[Pairing, str, str | None], list[Secret]]:
+            made = operations.rotate(store, self._trail, name, request, actor)
+            return made, store.secrets(made[0].id)
+
+        def apply(done: tuple[tuple[Pairing, str, str | None], list[Secret]]) -> None:
+            made, known = done
+            if made[0].id in self._secrets:
+                self._secrets[made[0].id] = known
+
+        made, _ = await self._store.change(apply, work)
+        return made
+
+    async def used(self, pairing: Pairing, secret: Secret) -> None:
+        """A secret has proved itself: those that it has replaced are dead, here and in the store."""
+        known = self._secrets.get(pairing.id, [])
+        if all(one.id >= secret.id for one in known):
+            return
+        self._secrets[pairing.id] = [one for one in known if one.id >= secret.id]
+        try:
+            await self._store.run(TokenStore.retire_older, pairing.id, secret.id)
+        except HermesNodesError as error:
+            # Here it is dead, and in the store it dies when its grace ends: no reason to shut the node out.
+            log.error("the replaced token of %r: %s", pairing.name, error.message)  # noqa: TRY400 - enough
 
     async def label(self, name: str, request: operations.LabelRequest, actor: str) -> Pairing:
         def apply(pairing: Pairing) -> None:
@@ -91,7 +135,7 @@ class Pairings:
             if known is not None and known.id == pairing.id:
                 self._live[name] = msgspec.structs.replace(known, labels=pairing.labels)
 
-        return await self._change(apply, operations.label, self._trail, name, request, actor)
+        return await self._store.change(apply, operations.label, self._trail, name, request, actor)
 
     async def revoke(self, name: str, actor: str) -> Pairing:
         await self._save_quietly()
@@ -114,7 +158,7 @@ class Pairings:
             await self.save_seen()
 
     async def _revoke(self, name: str, actor: str) -> operations.Revocation:
-        return await self._change(
+        return await self._store.change(
             lambda revoked: self._forget(revoked.pairing.name),
             operations.revoke,
             self._trail,
@@ -143,7 +187,7 @@ class Pairings:
         if not batch:
             return
         try:
-            await self._run(TokenStore.record_seen, batch)
+            await self._store.run(TokenStore.record_seen, batch)
         except HermesNodesError:
             # The next batch takes them along, with whatever is newer.
             self._unsaved = {one.pairing_id: one for one in batch} | self._unsaved
@@ -152,34 +196,8 @@ class Pairings:
     def _forget(self, name: str) -> None:
         pairing = self._live.pop(name, None)
         if pairing is not None:
-            del self._credentials[pairing.id]
+            del self._secrets[pairing.id]
             self._on_revoked(pairing)
-
-    # -- the store's thread --
-
-    async def _change(
-        self,
-        apply: Callable[[_R], None],
-        work: Callable[Concatenate[TokenStore, _P], _R],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _R:
-        """Do the work in the store, then apply it to the view, also if the caller no longer waits."""
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
-
-        def done(finished: asyncio.Future[_R]) -> None:
-            if not finished.cancelled() and finished.exception() is None:
-                apply(finished.result())
-
-        future.add_done_callback(done)
-        return await asyncio.shield(future)
-
-    async def _run(
-        self, work: Callable[Concatenate[TokenStore, _P], _R], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _R:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
 
 
 class Candidate:
@@ -191,26 +209,38 @@ class Candidate:
     def __init__(self, pairings: Pairings) -> None:
         self._pairings = pairings
         self._claimed: Pairing | None = None
+        self._secrets: list[Secret] = []
 
     def credentials(self, name: str) -> Credentials:
-        """What proves a name now, for the handshake."""
+        """What proves a name now, for the handshake; its order is that of ``proved_by``."""
         self._claimed = self._pairings.admitted(name)
-        return self._pairings.credentials(name)
+        known = self._pairings.secrets(self._claimed)
+        tokens = [one for one in known if one.kind == "token"]
+        hashes = [one for one in known if one.kind == "sha256"]
+        if tokens:
+            # As many to try for every name: the clock must not tell which is known, or being rotated.
+            tokens += self._pairings.nobodys(MOST_TOKENS - len(tokens))
+        self._secrets = tokens + hashes
+        return Credentials(tuple(one.value for one in tokens), tuple(one.value for one in hashes))
 
-    def admitted(self) -> Pairing | None:
-        """The pairing whose credentials were given out, if it may still log in."""
+    async def proved(self, proved_by: int) -> bool:
+        """The node has proved a secret: those that it replaces die. False if it is good no more."""
+        secret = self._secrets[proved_by]
+        if self._claimed is None or self.admitted(secret) is None:
+            return False
+        await self._pairings.used(self._claimed, secret)
+        return True
+
+    def secret(self, proved_by: int) -> Secret:
+        return self._secrets[proved_by]
+
+    def admitted(self, secret: Secret) -> Pairing | None:
+        """The pairing whose secret was proved, if it may still log in with that."""
         claimed = self._claimed
         pairing = self._pairings.admitted(claimed.name) if claimed else None
-        return pairing if pairing and claimed and pairing.id == claimed.id else None
+        same = pairing is not None and claimed is not None and pairing.id == claimed.id
+        return pairing if pairing and same and self._pairings.is_good(pairing.id, secret.id) else None
 
 
-def _load(store: TokenStore) -> list[tuple[Pairing, Credentials]]:
-    return [(pairing, _credentials(store, pairing)) for pairing in store.pairings()]
-
-
-def _credentials(store: TokenStore, pairing: Pairing) -> Credentials:
-    known = store.secrets(pairing.id)
-    return Credentials(
-        tokens=tuple(secret.value for secret in known if secret.kind == "token"),
-        hashes=tuple(secret.value for secret in known if secret.kind == "sha256"),
-    )
+def _load(store: TokenStore) -> list[tuple[Pairing, list[Secret]]]:
+    return [(pairing, store.secrets(pairing.id)) for pairing in store.pairings()]

@@ -75,6 +75,8 @@ class Accepted(NamedTuple):
     hello: Hello
     auth_ok: Frame
     codec: NodeCodec
+    #: Which of the credentials was proved: tokens first, then hashes.
+    proved_by: int
     #: Whether `exec_chunk` was agreed on.
     chunks: bool = False
 
@@ -232,18 +234,18 @@ class GatewayHandshake:
         return message
 
     def _accept_proof(self, hello: Hello, name: str, proof: bytes) -> Accepted:
-        for token in self._credentials.tokens:
+        for number, token in enumerate(self._credentials.tokens):
             key = crypto.handshake_key(self._shared, salt=self._salt, token=token)
             if hmac.compare_digest(crypto.client_proof(key), proof):
-                return self._accepted(hello, name, self._codec(key), crypto.server_proof(key))
+                return self._accepted(hello, name, self._codec(key), number, crypto.server_proof(key))
         raise self.invalid_token("wrong proof")
 
     def _accept_token(self, hello: Hello, name: str, token: str) -> Accepted:
         shown = hashlib.sha256(token.encode()).hexdigest()
         known = [hashlib.sha256(one.encode()).hexdigest() for one in self._credentials.tokens]
-        for digest in (*known, *self._credentials.hashes):
+        for number, digest in enumerate((*known, *self._credentials.hashes)):
             if hmac.compare_digest(digest, shown):
-                return self._accepted(hello, name, PlainCodec(FROM_NODE), None)
+                return self._accepted(hello, name, PlainCodec(FROM_NODE), number)
         raise self.invalid_token("wrong token")
 
     def _codec(self, key: bytes) -> NodeCodec:
@@ -253,11 +255,13 @@ class GatewayHandshake:
             return RecordCodec(FROM_NODE, send_key=keys.gateway, receive_key=keys.node)
         return EncCodec(FROM_NODE, crypto.session_key(key, self.session_id))
 
-    def _accepted(self, hello: Hello, name: str, codec: NodeCodec, proof: bytes | None) -> Accepted:
+    def _accepted(
+        self, hello: Hello, name: str, codec: NodeCodec, proved_by: int, proof: bytes | None = None
+    ) -> Accepted:
         auth_ok = AuthOk(session_id=self.session_id, proof=crypto.b64url(proof) if proof else None)
         chunks = EXEC_CHUNK in self._accepted_capabilities(hello)
         frame = Frame(encode(auth_ok), binary=False)
-        return Accepted(name, self.session_id, hello, frame, codec, chunks)
+        return Accepted(name, self.session_id, hello, frame, codec, proved_by, chunks)
 
     # -- refusals --
 

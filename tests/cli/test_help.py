@@ -100,12 +100,23 @@ def test_the_option_goes_before_the_variable(empty_home: Home, gateway: GatewayP
     empty_home.ok("--gateway", str(gateway.socket), "status", HERMES_NODES_GATEWAY="/nowhere")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:7000", "https://gateway.example", "ws://127.0.0.1:7000"])
-@pytest.mark.parametrize(
-    "command", [["list"], ["exec", "x", "true"], ["pair", "x"], ["revoke", "x"], ["status"]]
-)
-def test_a_url_is_refused_before_anything_is_done(empty_home: Home, command: list[str], url: str) -> None:
+URLS = {
+    "http://gateway.example:7000": (2, "would send the operator token in the open"),
+    "ws://127.0.0.1:7000": (2, "is no gateway's address"),
+    "https://user:word@gateway.example": (2, "is no gateway's address"),
+    "https://gateway.example:port": (2, "is no gateway's address"),
+    "https://gateway.example": (77, "operator token"),
+    "http://127.0.0.1:7000": (77, "operator token"),
+}
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("command", [["list"], ["exec", "x", "true"], ["pair", "x"], ["revoke", "x"]])
+def test_a_url_that_will_not_do_is_refused_before_anything_is_done(
+    empty_home: Home, command: list[str], url: str
+) -> None:
+    code, words = URLS[url]
     done = empty_home.run("--gateway", url, *command)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert f"'{url}' is not a socket path" in done.stderr.decode()
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert words in done.stderr.decode()
     assert not empty_home.path.exists()

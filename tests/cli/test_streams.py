@@ -78,7 +78,7 @@ FAILING = {
     "serve --port x": 2,
     "serve --port 0": 69,
     "--gateway /nowhere status": 69,
-    "--gateway http://127.0.0.1:7000 list": 2,
+    "--gateway http://127.0.0.1:7000 list": 77,
     "nothing": 2,
     "": 2,
 }

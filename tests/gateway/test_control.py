@@ -17,7 +17,7 @@ import pytest
 
 from hermes_nodes.errors import ForeignUser
 from hermes_nodes.gateway import Gateway
-from hermes_nodes.gateway.control import actor_of, peer_uid
+from hermes_nodes.gateway.callers import actor_of, peer_uid
 from hermes_nodes.operations import user_name
 from tests.gateway.support import logged_in, raw_peer
 from tests.harness import GatewayProcess, Home, NodeProcess, control_request

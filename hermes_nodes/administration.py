@@ -1,0 +1,103 @@
+"""What changes operators and the token key, on store and trail: one copy for the CLI and the gateway."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from hermes_nodes.audit import AuditLog
+from hermes_nodes.config import Settings
+from hermes_nodes.errors import HermesNodesError
+from hermes_nodes.keys import announce_key, finish_rotation, withdraw_key
+from hermes_nodes.names import check_operator_name
+from hermes_nodes.operations import after
+from hermes_nodes.operator_table import Known, OperatorTable
+from hermes_nodes.operators import DEFAULT_VERBS, Operator, check_verbs, make_scope
+from hermes_nodes.targets import ALL
+from hermes_nodes.tokens import TokenStore
+
+
+class OperatorRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A new operator: ``nodes`` is a TARGET, ``expires_in`` in seconds from now."""
+
+    name: str
+    allow: tuple[str, ...] = DEFAULT_VERBS
+    nodes: str = ALL
+    expires_in: float | None = None
+
+
+def add_operator(
+    store: TokenStore,
+    trail: AuditLog,
+    request: OperatorRequest,
+    actor: str,
+    giver: Operator | None = None,
+) -> tuple[Known, str]:
+    """A new operator and its token, which is shown this once.
+
+    ``giver`` is the operator who adds it, None for the local one; nobody hands on more than it has.
+    Raises UsageError, UnknownNode, NotAllowed, AlreadyExists.
+    """
+    name = check_operator_name(request.name)
+    scope = make_scope(request.nodes, store.pairings())
+    verbs = check_verbs(request.allow, scope)
+    expires_at = after(request.expires_in)
+    if giver is not None:
+        if request.expires_in is None:
+            expires_at = giver.expires_at
+        giver.require_holding(verbs, expires_at)
+
+    def note(operator: Operator) -> None:
+        trail.append(action="operator", status="ok", actor=actor, command=f"add {describe(operator)}")
+
+    return OperatorTable(store).add(
+        name, verbs=verbs, scope=scope, expires_at=expires_at, created_by=actor, before_commit=note
+    )
+
+
+def remove_operator(
+    store: TokenStore, trail: AuditLog, name: str, actor: str, taker: Operator | None = None
+) -> Operator:
+    """End an operator; raises UnknownOperator, and NotAllowed for one who holds more than ``taker``."""
+    table = OperatorTable(store)
+    if taker is not None:
+        for operator in table.all():
+            if operator.name == name:
+                taker.require_holding(operator.verbs, taker.expires_at)
+    removed = table.remove(name)
+    trail.append(action="operator", status="ok", actor=actor, command=f"remove {name}")
+    return removed
+
+
+def operator_view(operator: Operator) -> dict[str, object]:
+    """One operator as `operator list --json` shows it."""
+    return {
+        "name": operator.name,
+        "allow": list(operator.verbs),
+        "nodes": str(operator.scope),
+        "created_at": operator.created_at,
+        "created_by": operator.created_by,
+        "expires_at": operator.expires_at,
+        "operator_id": operator.id,
+    }
+
+
+def describe(operator: Operator) -> str:
+    """What an operator is, in a row of the trail."""
+    until = f" until {operator.expires_at}" if operator.expires_at else ""
+    return f"{operator.name}: {','.join(operator.verbs)} on {operator.scope}{until}"
+
+
+def rotate_key(
+    store: TokenStore, trail: AuditLog, settings: Settings, environ: Mapping[str, str], actor: str
+) -> list[str]:
+    """Seal the store's secrets anew under a new key; sentences about what is to be done with it.
+
+    The key itself is in the home's ``.env`` and nowhere else.
+    """
+    key = announce_key(settings)
+    try:
+        store.rekey(key, lambda: trail.append(action="key", status="ok", actor=actor, command="rotate"))
+    except HermesNodesError:
+        withdraw_key(settings)
+        raise
+    return finish_rotation(settings, environ, key)

@@ -1,0 +1,126 @@
+"""Where a gateway is, and a connection to it: its control socket, or its control API over the network.
+
+Standard library only: every command pays for what is imported here.
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Self
+from urllib.parse import SplitResult, urlsplit
+
+from hermes_nodes.errors import (
+    ForeignUser,
+    GatewayNotRunning,
+    NoToken,
+    Unavailable,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+#: Where an operator's token may be given.
+TOKEN_VARIABLE = "HERMES_NODES_OPERATOR_TOKEN"  # noqa: S105 - a name
+#: Seconds for a connection over the network to be made.
+CONNECT_SECONDS = 15.0
+_PORTS = {"http": 80, "https": 443}
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+
+class GatewayAddress(NamedTuple):
+    """One gateway, as it was given: a socket's path, or an `http(s)://` URL with an operator's token."""
+
+    text: str
+    #: None for a control socket.
+    url: SplitResult | None = None
+    token: str = ""
+
+    @classmethod
+    def parse(cls, text: str, token: str) -> Self:
+        """Raises UsageError for what is no address, or would send the token in the open; NoToken."""
+        if "://" not in text:
+            return cls(text)
+        url = _checked_url(text)
+        if not token:
+            raise NoToken
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise UsageError("the operator token holds signs that no token has", f"check {TOKEN_VARIABLE}")
+        return cls(text, url, token)
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every path, where a proxy serves more than the gateway."""
+        return self.url.path.rstrip("/") if self.url else ""
+
+    @property
+    def headers(self) -> str:
+        """The lines that every request has."""
+        if self.url is None:
+            return "Host: localhost\r\n"
+        return f"Host: {self.url.netloc}\r\nAuthorization: Bearer {self.token}\r\n"
+
+    def connect(self) -> socket.socket:
+        """A connection; raises GatewayNotRunning, ForeignUser, Unavailable."""
+        return self._connect_socket() if self.url is None else self._connect_network(self.url)
+
+    def _connect_socket(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(self.text)
+        except PermissionError as error:
+            sock.close()
+            raise ForeignUser from error
+        except OSError as error:
+            sock.close()
+            raise GatewayNotRunning(self.text) from error
+        return sock
+
+    def _connect_network(self, url: SplitResult) -> socket.socket:
+        host, port = url.hostname or "", url.port or _PORTS[url.scheme]
+        try:
+            sock = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+        except (OSError, UnicodeError) as error:
+            raise GatewayNotRunning(self.text) from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a vanished gateway is noticed
+        if url.scheme == "https":
+            sock = _encrypted(sock, host, self.text)
+        sock.settimeout(None)
+        return sock
+
+
+def token_of(environ: Mapping[str, str]) -> str:
+    """The operator token of the environment; empty if there is none."""
+    return environ.get(TOKEN_VARIABLE, "").strip()
+
+
+def _checked_url(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        good = url.scheme in _PORTS and bool(url.hostname) and url.port != 0
+    except ValueError:
+        good = False
+    if not good or url.query or url.fragment or url.username is not None:
+        raise UsageError(
+            f"{text[:200]!r} is no gateway's address", "write https://HOST:PORT, or the path of its socket"
+        )
+    if url.scheme == "http" and url.hostname not in _LOCAL_HOSTS:
+        raise UsageError(
+            f"{text[:200]!r} would send the operator token in the open",
+            "write https://; plain http:// is for this machine alone",
+        )
+    return url
+
+
+def _encrypted(sock: socket.socket, host: str, text: str) -> "ssl.SSLSocket":
+    import ssl  # noqa: PLC0415 - only for https, and it takes its time
+
+    try:
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+    except OSError as error:
+        sock.close()
+        why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error
+        raise Unavailable(
+            f"no encrypted connection to {text}: {why}",
+            "for a certificate of your own CA, name that in the environment as SSL_CERT_FILE",
+        ) from error
