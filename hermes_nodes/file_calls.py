@@ -109,6 +109,7 @@ class FileCalls(ABC):
         size_bytes: int | None = None,
         offset: int = 0,
         before: "_Hash | None" = None,
+        root: str | None = None,
         interrupt: int | None = None,
         note: Callable[[str], object] = lambda _: None,
     ) -> TransferResult:
@@ -116,9 +117,11 @@ class FileCalls(ABC):
 
         With ``size_bytes`` the whole must be that long, and a lost connection leaves on the node what has
         come. ``content`` then goes on there at ``offset``; ``before`` is the SHA-256 of what is skipped.
+        Below ``root``, a directory that ``path`` begins with, no symlink is followed: CallFailed for one on
+        the way, and one in the file's place is replaced.
         """
         body: Json = {"call": "write", "node": node, "path": path, "mode": mode, "perm": perm}
-        body |= {"size_bytes": size_bytes, "offset": offset}
+        body |= {"size_bytes": size_bytes, "offset": offset, "root": root}
         digest = before.copy() if before is not None else _sha256()
         answer = self.call(
             body, lambda *_: None, content, interrupt=interrupt, sent=digest.update, note=note
@@ -152,10 +155,19 @@ class FileCalls(ABC):
         lines.end()
 
     def make_dir(
-        self, node: str, path: str, *, perm: int | None = None, interrupt: int | None = None
+        self,
+        node: str,
+        path: str,
+        *,
+        perm: int | None = None,
+        root: str | None = None,
+        interrupt: int | None = None,
     ) -> None:
-        """Make a directory on a node; one that is there is fine, and gets ``perm`` if that is given."""
-        body: Json = {"call": "make_dir", "node": node, "path": path, "perm": perm}
+        """Make a directory on a node; one that is there is fine, and gets ``perm`` if that is given.
+
+        Below ``root`` no symlink is followed, as in ``write``.
+        """
+        body: Json = {"call": "make_dir", "node": node, "path": path, "perm": perm, "root": root}
         _checked(self.call(body, lambda *_: None, interrupt=interrupt))
 
 

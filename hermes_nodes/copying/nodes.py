@@ -80,8 +80,12 @@ class Nodes:
         """What is at a path of a node that has ``fs``."""
         return self.patiently(lambda: self.client.stat(node, named(path), interrupt=self.interrupt))
 
-    def make_dir(self, node: str, path: str, perm: int) -> None:
-        self.patiently(lambda: self.client.make_dir(node, named(path), perm=perm, interrupt=self.interrupt))
+    def make_dir(self, node: str, path: str, perm: int | None, root: str) -> None:
+        self.patiently(
+            lambda: self.client.make_dir(
+                node, named(path), perm=perm, root=named(root), interrupt=self.interrupt
+            )
+        )
 
     def entries(self, node: str, path: str) -> list[DirectoryEntry]:
         """All of a directory, sorted by name; raises CallFailed where there is no end of it."""

@@ -93,13 +93,18 @@ class ReadBody(Body, tag="read"):
 
 
 class WriteBody(Body, tag="write"):
-    """The content is channel 0 of an upgraded call, or `content_b64` of a plain request."""
+    """The content is channel 0 of an upgraded call, or `content_b64` of a plain request.
+
+    Below `root`, a directory that `path` begins with, no symlink is followed, and one in the file's
+    place is replaced.
+    """
 
     path: str
     mode: Literal["overwrite", "create", "append"] = "overwrite"
     perm: Permissions | None = None
     size_bytes: Size | None = None
     offset: Size = 0
+    root: str | None = None
     content_b64: bytes | None = None
 
     def request(self) -> Request:
@@ -111,6 +116,7 @@ class WriteBody(Body, tag="write"):
             perm=self.perm,
             size_bytes=size,
             offset=self.offset,
+            root=self.root,
         )
 
     @property
@@ -150,9 +156,10 @@ class ListDirBody(Body, tag="list_dir"):
 class MakeDirBody(Body, tag="make_dir"):
     path: str
     perm: Permissions | None = None
+    root: str | None = None
 
     def request(self) -> Request:
-        return messages.MakeDir(id=new_call_id(), path=self.path, perm=self.perm)
+        return messages.MakeDir(id=new_call_id(), path=self.path, perm=self.perm, root=self.root)
 
 
 class JobListBody(Body, tag="job_list"):
