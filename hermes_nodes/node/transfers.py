@@ -96,7 +96,7 @@ async def write(place: Place, call: NodeCall, request: Write) -> WriteResult:
                 await until_cancelled(call, _recall(writer))
             await until_cancelled(call, _receive(place, call, writer))
         except CallCancelled:
-            if call.abandoned:  # by a connection that broke, and by nobody's will
+            if call.keeps:
                 await asyncio.to_thread(writer.keep)
             raise
         # From here on a cancel is not heard: no answer of `cancelled` beside a file that has changed.

@@ -182,7 +182,10 @@ class Write(Message, frozen=True, kw_only=True, tag="write"):
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """``keep``: the caller has vanished, so that a `write` keeps what has come, to be resumed."""
+
     id: CallId
+    keep: bool = False
 
 
 class Resize(Message, frozen=True, kw_only=True, tag="resize"):
