@@ -80,6 +80,14 @@ def checked_answer(status: int, content: bytes) -> Json:
     return answer
 
 
+def completed(answer: Json) -> Json:
+    """A call's answer, if the call came to its end; raises what ended it before that."""
+    error = answer.get("error")
+    if isinstance(error, dict):
+        raise from_wire(error)
+    return answer
+
+
 class CallConnection:
     """One call's upgraded connection, seen from the caller."""
 

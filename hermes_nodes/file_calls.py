@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from hermes_nodes.call_connection import Content, Json, Output
-from hermes_nodes.errors import CallFailed, HermesNodesError, from_wire
+from hermes_nodes.call_connection import Content, Json, Output, completed
+from hermes_nodes.errors import CallFailed, HermesNodesError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -131,7 +131,7 @@ class FileCalls(ABC):
     def stat(self, node: str, path: str, *, interrupt: int | None = None) -> FileFacts:
         """What is at a node's path, symlinks followed; raises FileMissing, PathNotAllowed, Unsupported."""
         body: Json = {"call": "stat", "node": node, "path": path}
-        answer = _checked(self.call(body, lambda *_: None, interrupt=interrupt))
+        answer = completed(self.call(body, lambda *_: None, interrupt=interrupt))
         facts = answer.get("facts")
         return _facts(facts if isinstance(facts, dict) else {})
 
@@ -145,7 +145,7 @@ class FileCalls(ABC):
     ) -> None:
         """Give each entry of a node's directory to ``entry``, in no order; CallFailed if it is none."""
         lines = _Lines(node, entry)
-        _checked(
+        completed(
             self.call(
                 {"call": "list_dir", "node": node, "path": path},
                 lambda _, piece: lines.feed(piece),
@@ -168,7 +168,7 @@ class FileCalls(ABC):
         Below ``root`` no symlink is followed, as in ``write``.
         """
         body: Json = {"call": "make_dir", "node": node, "path": path, "perm": perm, "root": root}
-        _checked(self.call(body, lambda *_: None, interrupt=interrupt))
+        completed(self.call(body, lambda *_: None, interrupt=interrupt))
 
 
 class _Lines:
@@ -213,17 +213,9 @@ def _facts(fields: dict[str, object]) -> FileFacts:
     )
 
 
-def _checked(answer: Json) -> Json:
-    """The answer of a call that has ended as it should; raises the error of another."""
-    error = answer.get("error")
-    if isinstance(error, dict):
-        raise from_wire(error)
-    return answer
-
-
 def _transfer_result(answer: Json, size: str, sha256: str) -> TransferResult:
     """``size`` is the answer's key for how much was transferred; ``sha256`` is of our end."""
-    _checked(answer)
+    completed(answer)
     if answer["sha256"] != sha256:
         raise CallFailed(
             "the content arrived altered: its SHA-256 differs between here and the node",

@@ -12,6 +12,10 @@ from hermes_nodes.protocol.messages import LIMIT_STREAM, Pty, Request, encode, n
 _RECORD_OVERHEAD = 64
 #: Characters of a session's name.
 MAX_SESSION_NAME = 64
+#: What to do with a command that no request can hold.
+OVERSIZE_HINT = (
+    "send what is long as the command's input with `-i`, or `write` it to a file on the node first"
+)
 _T = TypeVar("_T")
 
 # Up to what every JSON reader takes for a whole number (RFC 8259 section 6).
@@ -237,7 +241,7 @@ def node_request(body: CallBody) -> Request:
     if size > LIMIT_STREAM:
         raise UsageError(
             f"the call takes {size} bytes, at most {LIMIT_STREAM} go into one request",
-            "`write` the text to a file on the node and run that",
+            OVERSIZE_HINT,
         )
     return request
 
