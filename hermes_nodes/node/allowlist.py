@@ -21,6 +21,7 @@ from hermes_nodes.errors import (
     HermesNodesError,
     PathNotAllowed,
 )
+from hermes_nodes.node.user import current_user, expand_home
 
 #: O_PATH and O_SEARCH need no more than the right to pass through a directory.
 _PASS = getattr(os, "O_PATH", getattr(os, "O_SEARCH", os.O_RDONLY))
@@ -86,8 +87,8 @@ class Allowlist:
     """
 
     def __init__(self, roots: Sequence[str], home: str | None = None) -> None:
-        self._roots = [_components(os.path.realpath(os.path.expanduser(root))) for root in roots]
-        self._home = os.path.abspath(home or os.path.expanduser("~"))
+        self._roots = [_components(os.path.realpath(expand_home(root))) for root in roots]
+        self._home = os.path.abspath(home or current_user().home)
 
     def open_parent(self, path: str, firm_root: str | None = None) -> Place:
         """The place that ``path`` leads to, every symlink followed; it need not exist.
