@@ -15,7 +15,7 @@ _STDERR_FD = 2
 
 
 class Interrupts:
-    """``fd`` becomes readable at the first SIGINT, to end a call; ``ends_slowly``: that may take seconds."""
+    """``fd`` becomes readable at the first SIGINT; ``ends_slowly`` if what that ends takes its time."""
 
     def __init__(self, *, ends_slowly: bool) -> None:
         self._ends_slowly = ends_slowly
