@@ -78,10 +78,12 @@ class _Report:
 
 
 def _sentence(outcome: "Outcome", message: str) -> str:
-    """The failure, with the file's name if it has none in it."""
-    paths = [outcome.source, outcome.target]
-    paths += [path.partition(":")[2] for path in paths]
-    return message if any(repr(path) in message for path in paths) else f"{outcome.source!r}: {message}"
+    """The failure with the file's name in it, as it is typed: a node's own word for it has no node."""
+    spots = [outcome.source, outcome.target]
+    for spot in spots:
+        node, _, path = spot.partition(":")
+        message = message.replace(f"node {node!r}: {path!r}", repr(spot))
+    return message if any(repr(spot) in message for spot in spots) else f"{outcome.source!r}: {message}"
 
 
 def _view(outcome: "Outcome") -> dict[str, object]:

@@ -43,10 +43,12 @@ def _show(stage: "Stage") -> None:
         stage.wait_for("the gateway", stage.ready_file.exists)
         stage.title("A machine is paired; its token is shown once")
         token = stage.run("pair", _NODE, shown=False).strip()
-        print_data(f"{token[:8]}… (47 characters)")
+        hidden = f"{token[:8]}…"
+        print_data(f"{hidden} (47 characters)")
         stage.title("On that machine: join with the token, and run the node")
         url = str(stage.client().status()["url"])
-        stage.run("node", "join", url, "--name", _NODE, "--allow", str(stage.files), stdin=token)
+        allow = ("--allow", str(stage.files))
+        stage.run("node", "join", url, "--name", _NODE, *allow, stdin=token, stdin_shown=hidden)
         with stage.background("node", "run", log="node") as node:
             stage.wait_for("the node", lambda: stage.state() == "connected")
             _use(stage)
@@ -93,9 +95,11 @@ class Stage:
     def title(self, sentence: str) -> None:
         print_data(f"\n# {sentence}")
 
-    def run(self, *arguments: str, stdin: str = "", expected: int = 0, shown: bool = True) -> str:
+    def run(
+        self, *arguments: str, stdin: str = "", stdin_shown: str = "", expected: int = 0, shown: bool = True
+    ) -> str:
         """Run a command as a user would, show it with what it prints, and check how it ends."""
-        given = f"echo {shlex.quote(stdin.rstrip())} | " if stdin and shown and "token" not in stdin else ""
+        given = f"echo {stdin_shown or shlex.quote(stdin.rstrip())} | " if stdin else ""
         print_data(f"$ {given}hermes-nodes {shlex.join(arguments)}")
         sys.stdout.flush()
         try:

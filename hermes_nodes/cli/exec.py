@@ -1,6 +1,6 @@
 """`exec`: run a command on a node; its output, its exit code, nothing else on stdout."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -8,9 +8,9 @@ from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.interrupts import Interrupts, interrupts
 from hermes_nodes.cli.options import Json, checked, command, duration, pairs
 from hermes_nodes.cli.output import print_data, print_error, print_json, say, say_note, write_all
-from hermes_nodes.cli.results import answered, failed
+from hermes_nodes.cli.results import LEFT_HINT, answered, failed
 from hermes_nodes.client import Client, Kept, exec_body
-from hermes_nodes.errors import HermesNodesError, from_wire
+from hermes_nodes.errors import CallCancelled, HermesNodesError, UsageError, from_wire
 
 _STDIN_FD, _STDOUT_FD = 0, 1
 #: What a TARGET holds that is written as several nodes, however many match it.
@@ -80,24 +80,24 @@ def execute(
         detach=detach,
     )
     _refuse_together(detach=detach, stdin=stdin or tty, session=session, tty=tty, as_json=as_json)
-    content = _STDIN_FD if stdin else None
+    order = _Order(target, body, stdin=stdin, tty=tty, max_parallel=max_parallel, fail_fast=fail_fast)
     gateway = client(context)
-    if _names_several(gateway, target):
-        from hermes_nodes.cli import many  # noqa: PLC0415 - one node is the rule
+    return _as_json(gateway, order) if as_json else _carry_out(gateway, order, None)
 
-        if stdin or tty or detach:
-            option = "--detach starts a job on" if detach else "our terminal or stdin goes to"
-            raise typer.BadParameter(f"{option} one node, not several")
-        parallel = None if max_parallel is None else checked(many.parse_parallel, max_parallel)
-        return many.execute(gateway, target, body, parallel=parallel, fail_fast=fail_fast, as_json=as_json)
-    if tty:
-        from hermes_nodes.cli.terminal import attend  # noqa: PLC0415 - for terminals alone
 
-        return attend(gateway, body)
-    with interrupts() as caught:
-        if as_json:
-            return _as_json(gateway, body, content, caught)
-        return _live(gateway, body, content, caught)
+class _Order(NamedTuple):
+    """What was asked for; ``body`` is the request."""
+
+    target: str
+    body: dict[str, object]
+    stdin: bool
+    tty: bool
+    max_parallel: str | None
+    fail_fast: bool
+
+    @property
+    def content(self) -> int | None:
+        return _STDIN_FD if self.stdin else None
 
 
 def _refuse_together(*, detach: bool, stdin: bool, session: str | None, tty: bool, as_json: bool) -> None:
@@ -107,9 +107,37 @@ def _refuse_together(*, detach: bool, stdin: bool, session: str | None, tty: boo
         raise typer.BadParameter("a terminal's output is for a person: leave out --tty or --json")
 
 
-def _live(gateway: Client, body: dict[str, object], content: int | None, caught: Interrupts) -> int:
+def _carry_out(gateway: Client, order: _Order, document: "_Object | None") -> int:
+    if _names_several(gateway, order.target):
+        return _on_several(gateway, order, as_json=document is not None)
+    if order.tty:
+        from hermes_nodes.cli.terminal import attend  # noqa: PLC0415 - for terminals alone
+
+        return attend(gateway, order.body)
+    with interrupts(ends_slowly=True) as caught:
+        if document is not None:
+            return document.of_call(gateway, order, caught)
+        return _live(gateway, order, caught)
+
+
+def _on_several(gateway: Client, order: _Order, *, as_json: bool) -> int:
+    from hermes_nodes.cli import many  # noqa: PLC0415 - one node is the rule
+
+    detach = bool(order.body["detach"])
+    if order.stdin or order.tty or detach:
+        option = "--detach starts a job on" if detach else "our terminal or stdin goes to"
+        raise typer.BadParameter(f"{option} one node, not several")
+    parallel = None if order.max_parallel is None else checked(many.parse_parallel, order.max_parallel)
+    return many.execute(
+        gateway, order.target, order.body, parallel=parallel, fail_fast=order.fail_fast, as_json=as_json
+    )
+
+
+def _live(gateway: Client, order: _Order, caught: Interrupts) -> int:
     """Output as it comes, then the command's exit code."""
-    answer = gateway.call(body, write_all, content, watch=(_STDOUT_FD,), interrupt=caught.fd, note=say_note)
+    answer = gateway.call(
+        order.body, write_all, order.content, watch=(_STDOUT_FD,), interrupt=caught.fd, note=say_note
+    )
     if answer.get("status") == "started":
         print_data(str(answer["job"]))
         return 0
@@ -136,18 +164,41 @@ def exit_code(answer: dict[str, object]) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _as_json(gateway: Client, body: dict[str, object], content: int | None, caught: Interrupts) -> int:
-    """One object in every case, also when nothing ran."""
-    kept = Kept()
+def _as_json(gateway: Client, order: _Order) -> int:
+    """An object in every case, also when nothing ran; a usage error alone has none."""
+    document = _Object()
     try:
-        answer = gateway.call(body, kept.add, content, interrupt=caught.fd, note=say_note)
+        return _carry_out(gateway, order, document)
+    except UsageError:
+        raise
     except HermesNodesError as error:
-        print_json(failed(str(body["node"]), kept, error))
+        return document.of_failure(order.target, error)
+    except KeyboardInterrupt:
+        return document.of_failure(order.target, CallCancelled("interrupted", LEFT_HINT))
+
+
+class _Object:
+    """The one object of `--json`, printed once whatever comes afterwards."""
+
+    def __init__(self) -> None:
+        self._kept = Kept()
+        self._is_printed = False
+
+    def of_call(self, gateway: Client, order: _Order, caught: Interrupts) -> int:
+        answer = gateway.call(order.body, self._kept.add, order.content, interrupt=caught.fd, note=say_note)
+        started = answer.get("status") == "started"
+        self._print({**answered(answer, self._kept), **({"job": answer["job"]} if started else {})})
+        return 0 if started else exit_code(answer)
+
+    def of_failure(self, target: str, error: HermesNodesError) -> int:
+        self._print(failed(target, self._kept, error))
         print_error(error.message, error.hint)
         return error.exit_status
-    started = answer.get("status") == "started"
-    print_json({**answered(answer, kept), **({"job": answer["job"]} if started else {})})
-    return 0 if started else exit_code(answer)
+
+    def _print(self, document: dict[str, object]) -> None:
+        if not self._is_printed:
+            self._is_printed = True
+            print_json(document)
 
 
 APPS = {"exec": command(execute, context_settings={"allow_interspersed_args": False})}

@@ -2,15 +2,16 @@
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from hermes_nodes.cli.interrupts import Interrupts, interrupts
 from hermes_nodes.cli.output import print_json, say, write_all
-from hermes_nodes.cli.results import answered, failed
-from hermes_nodes.client import KEEP_BYTES, Client, Kept
+from hermes_nodes.cli.results import LEFT_HINT, answered, failed
+from hermes_nodes.client import KEEP_BYTES, Client, Kept, not_connected
 from hermes_nodes.disk import allow_many_files
-from hermes_nodes.errors import CallCancelled, HermesNodesError, from_wire
+from hermes_nodes.errors import CallCancelled, HermesNodesError, UnknownNode, from_wire
 
 _STDOUT_FD, _STDERR_FD = 1, 2
 #: Bytes of a line that are held until its end comes; what is longer is shown in parts.
@@ -21,7 +22,7 @@ _KEEP_ALL = 1024 * 1024 * 1024
 MOST_AT_ONCE = 500
 #: Bytes of a thread's stack: it does nothing deep, and there may be hundreds.
 _STACK_BYTES = 512 * 1024
-_NOT_BEGUN = "not begun"
+_NOT_BEGUN, _CANCELLED = "not begun", "cancelled"
 
 
 def parse_parallel(text: str) -> Callable[[int], int]:
@@ -47,8 +48,14 @@ class Ended(NamedTuple):
         return self.answer is not None and self.answer.get("status") == "ok"
 
     @property
-    def is_begun(self) -> bool:
-        return not (isinstance(self.failure, CallCancelled) and self.failure.message == _NOT_BEGUN)
+    def outcome(self) -> str:
+        """As the summary counts it: ok, failed, cancelled or not begun."""
+        if self.is_ok:
+            return "ok"
+        status = (self.answer or {}).get("status")
+        if isinstance(self.failure, CallCancelled):
+            return _NOT_BEGUN if self.failure.message == _NOT_BEGUN else _CANCELLED
+        return _CANCELLED if status == _CANCELLED else "failed"
 
     @property
     def why(self) -> str:
@@ -109,6 +116,8 @@ class Crew:
         self._as_json = as_json
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        #: What is kept of each node's output for JSON.
+        self._kept: dict[str, Kept] = {}
 
     def run(self, nodes: Sequence[str], at_once: int, caught: Interrupts) -> list[Ended]:
         """Call them all; those that were not begun when something stopped the rest have failed."""
@@ -131,7 +140,29 @@ class Crew:
         for _ in range(min(at_once, len(nodes))):
             # Nobody waits for them where the user leaves at once.
             threading.Thread(target=work, daemon=True).start()
-        return [self._noted(ended.get()) for _ in nodes]
+        return self._all_noted(nodes, ended)
+
+    def refuse(self, nodes: Sequence[str], away: Mapping[str, HermesNodesError]) -> list[Ended]:
+        """Begin nothing, because some of the nodes can't be called."""
+        not_begun = CallCancelled(_NOT_BEGUN)
+        kept = Kept(0) if self._as_json else None
+        return [self._noted(Ended(node, None, kept, away.get(node, not_begun))) for node in nodes]
+
+    def _all_noted(self, nodes: Sequence[str], ended: "queue.SimpleQueue[Ended]") -> list[Ended]:
+        found: list[Ended] = []
+        left = list(nodes)
+        try:
+            while left:
+                found.append(one := ended.get())
+                left.remove(one.node)
+                self._noted(one)
+        except KeyboardInterrupt:  # the user waits no longer
+            if not self._as_json:
+                raise
+            error = CallCancelled("interrupted", LEFT_HINT)
+            kept = Kept(0)
+            found += [self._noted(Ended(node, None, self._kept.get(node, kept), error)) for node in left]
+        return found
 
     def _call(self, node: str, keep: int, caught: Interrupts) -> Ended:
         ended = self._outcome(node, keep, caught)
@@ -141,7 +172,7 @@ class Crew:
         return ended
 
     def _outcome(self, node: str, keep: int, caught: Interrupts) -> Ended:
-        kept = Kept(keep) if self._as_json else None
+        kept = self._kept.setdefault(node, Kept(keep)) if self._as_json else None
         lines = Lines(node, self._lock)
         if self._stopped.is_set() or caught.by_user:
             return Ended(node, None, kept, CallCancelled(_NOT_BEGUN))
@@ -183,18 +214,29 @@ def execute(
     as_json: bool,
 ) -> int:
     """The exit status: 0 if all are ok, 1 if any is not, 130 if the user has ended it."""
-    nodes = [str(node["name"]) for node in gateway.nodes(target)]
+    views = gateway.nodes(target)
+    nodes = [str(view["name"]) for view in views]
+    away = {str(view["name"]): _absence(view) for view in views if view["state"] != "connected"}
     at_once = min(MOST_AT_ONCE, parallel(len(nodes)) if parallel else len(nodes))
     crew = Crew(gateway, body, fail_fast=fail_fast, as_json=as_json)
-    with interrupts() as caught:
-        ended = crew.run(nodes, at_once, caught)
+    with interrupts(ends_slowly=True) as caught:
+        is_vain = fail_fast and bool(away)
+        ended = crew.refuse(nodes, away) if is_vain else crew.run(nodes, at_once, caught)
     bad = sorted((one for one in ended if not one.is_ok), key=lambda one: one.node)
     for one in bad:
         say(f"{one.node}: {one.why}")
-    begun = sum(one.is_begun for one in bad)
-    left = f", {len(bad) - begun} not begun" if begun < len(bad) else ""
-    nodes_word = "node" if len(ended) == 1 else "nodes"
-    say(f"{len(ended)} {nodes_word}: {len(ended) - len(bad)} ok, {begun} failed{left}")
+    say(_summary(ended))
     if caught.by_user:
         return CallCancelled.exit_status
     return 1 if bad else 0
+
+
+def _absence(view: dict[str, object]) -> HermesNodesError:
+    return UnknownNode(str(view["name"])) if view["state"] == "revoked" else not_connected(view)
+
+
+def _summary(ended: Sequence[Ended]) -> str:
+    counts = Counter(one.outcome for one in ended)
+    shown = ["ok", "failed", *(what for what in (_CANCELLED, _NOT_BEGUN) if counts[what])]
+    nodes_word = "node" if len(ended) == 1 else "nodes"
+    return f"{len(ended)} {nodes_word}: {', '.join(f'{counts[what]} {what}' for what in shown)}"

@@ -35,7 +35,7 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise typer.BadParameter(f"{option} takes NAME=VALUE, not {text!r}")
+            raise typer.BadParameter(f"{option} takes K=V, not {text!r}")
         found[key] = value
     return found
 

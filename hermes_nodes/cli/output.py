@@ -38,8 +38,21 @@ def print_data(line: str) -> None:
 def print_json(value: object) -> None:
     """One JSON document; one line, so that it can be one of many."""
     # In ASCII: no locale lacks a sign of it, and a terminal's control characters stay escaped.
-    print_data(json.dumps(value, default=str))
+    print_data(json.dumps(_sound(value), default=str))
     sys.stdout.flush()
+
+
+def _sound(value: object) -> object:
+    """The same without half characters, which Python has for bytes that are not UTF-8: no JSON has them."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case Mapping():
+            return {_sound(key): _sound(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_sound(item) for item in value]
+        case _:
+            return value
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

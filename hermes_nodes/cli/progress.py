@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermes_nodes.text import printable
 
@@ -76,6 +76,15 @@ def _progress() -> "Progress":
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text  # noqa: PLC0415 - the same
+
+    class Unwrapped(Console):
+        """Leaves lines of talk whole, so that they can be copied: the terminal breaks them."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            if all(isinstance(one, Text) for one in objects):
+                options.setdefault("soft_wrap", True)
+            super().print(*objects, **options)
 
     progress = Progress(
         TextColumn("{task.description}", markup=False),
@@ -83,7 +92,7 @@ def _progress() -> "Progress":
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True, color_system=None if os.environ.get("NO_COLOR") else "auto"),
+        console=Unwrapped(stderr=True, color_system=None if os.environ.get("NO_COLOR") else "auto"),
         transient=True,
         redirect_stdout=False,  # which is data
     )

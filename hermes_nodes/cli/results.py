@@ -5,6 +5,9 @@ from hermes_nodes.cli.output import bytes_fields
 from hermes_nodes.client import Kept, exec_result
 from hermes_nodes.errors import HermesNodesError
 
+#: After a second Ctrl-C, which waits for nothing.
+LEFT_HINT = "the gateway ends the call on the node; that it has ended is not known here"
+
 
 def answered(answer: Json, kept: Kept) -> Json:
     """For a call that was answered."""

@@ -13,6 +13,7 @@ from hermes_nodes.call_connection import Json
 from hermes_nodes.cli.exec import exit_code
 from hermes_nodes.cli.interrupts import interrupts
 from hermes_nodes.cli.output import print_error, say_note, write_all
+from hermes_nodes.cli.results import LEFT_HINT
 from hermes_nodes.client import Client
 from hermes_nodes.errors import CallCancelled, UsageError
 
@@ -46,7 +47,7 @@ class Escapes:
         for byte in typed:
             if self._held:
                 if byte == _LEAVE:
-                    raise CallCancelled("you left the call by `~.`; it is ended on the node")
+                    raise CallCancelled("you left the call by `~.`", LEFT_HINT)
                 if byte != _ESCAPE:
                     found.append(_ESCAPE)
             elif byte == _ESCAPE and self._at_start:
@@ -150,6 +151,6 @@ def attend(gateway: Client, body: Json) -> int:
                 screen=screen,
             )
     except Signalled as ended:
-        print_error(f"ended by {signal.Signals(ended.number).name}; the call is ended on the node")
+        print_error(f"ended by {signal.Signals(ended.number).name}", LEFT_HINT)
         return 128 + ended.number
     return exit_code(answer)

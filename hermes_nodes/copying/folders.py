@@ -115,35 +115,38 @@ class LocalFolder(Folder):
 
 
 class NodeFolder(Folder):
-    """A directory of a node, by its path there."""
+    """A directory of a node, by its path there. Nothing is written through a link below ``root``."""
 
-    def __init__(self, nodes: Nodes, spot: Spot, *, is_new: bool = False) -> None:
+    def __init__(self, nodes: Nodes, spot: Spot, *, root: str | None = None, is_new: bool = False) -> None:
         super().__init__(spot, is_new=is_new)
         self._nodes = nodes
         self._node = str(spot.node)
+        #: The directory that was named by whoever copies: by default this one.
+        self._root = spot.path if root is None else root
 
     def entries(self) -> list[DirectoryEntry]:
         return self._nodes.entries(self._node, self.spot.path)
 
     def enter(self, name: str) -> "NodeFolder":
-        return NodeFolder(self._nodes, self._below(name))
+        return NodeFolder(self._nodes, self._below(name), root=self._root)
 
     def make(self, name: str, perm: int) -> "NodeFolder":
         below = self._below(name)
-        if not self.is_new and self._is_there(below):
-            return NodeFolder(self._nodes, below)
-        self._nodes.make_dir(self._node, below.path, perm & KEPT_PERM | _OWN_PERM)
-        return NodeFolder(self._nodes, below, is_new=True)
+        is_new = self.is_new or not self._is_there(below)
+        # One that is there keeps what it has; the node refuses what only leads to a directory.
+        bits = perm & KEPT_PERM | _OWN_PERM if is_new else None
+        self._nodes.make_dir(self._node, below.path, bits, self._root)
+        return NodeFolder(self._nodes, below, root=self._root, is_new=is_new)
 
     def settle(self, perm: int) -> None:
         if perm & _OWN_PERM != _OWN_PERM:  # else `make` has given it already
-            self._nodes.make_dir(self._node, self.spot.path, perm & KEPT_PERM)
+            self._nodes.make_dir(self._node, self.spot.path, perm & KEPT_PERM, self._root)
 
     def source(self, entry: DirectoryEntry) -> NodeSource:
         return NodeSource(self._nodes, self._below(entry.name), entry.facts)
 
     def target(self, name: str) -> NodeTarget:
-        return NodeTarget(self._nodes, self._below(name))
+        return NodeTarget(self._nodes, self._below(name), root=self._root)
 
     def close(self) -> None:
         """Nothing is open between two calls."""

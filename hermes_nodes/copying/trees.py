@@ -63,7 +63,10 @@ class Copier:
         self._failures = 0
 
     def run(self, sources: Sequence[str], target: str) -> int:
-        """The exit status: 0, a single source's own, or 1. Raises what no source can be copied for."""
+        """The exit status: 0, 1, or that of a failure which is the only source's or the target's.
+
+        Raises UsageError.
+        """
         spots, goal = [parse(source) for source in sources], parse(target)
         for spot in spots:
             if spot.node is None and goal.node is None:
@@ -71,7 +74,12 @@ class Copier:
                     f"neither {str(spot)!r} nor {str(goal)!r} is on a node",
                     "write NODE:PATH for one of them",
                 )
-        into = self._target_folder(goal, several=len(spots) > 1)
+        try:
+            into = self._target_folder(goal, several=len(spots) > 1)
+        except HermesNodesError as error:
+            for spot in spots:
+                self._fail(spot, goal, error)
+            return error.exit_status
         status = 0
         for spot in spots:
             try:

@@ -66,7 +66,7 @@ async def _attended(running: RunningCall, connection: CallerConnection) -> Outco
 
     async def cancel() -> None:
         await connection.cancelled()
-        running.cancel()
+        running.cancel(has_vanished=connection.has_vanished)
 
     async def feed() -> None:
         while True:

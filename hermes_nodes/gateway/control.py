@@ -12,7 +12,7 @@ from hermes_nodes import __version__, administration, operations
 from hermes_nodes.audit import Filter, PairingsFilter, Trail
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import HermesNodesError, NotAllowed, Unavailable, UsageError
+from hermes_nodes.errors import MAX_SHOWN, HermesNodesError, NotAllowed, Unavailable, UsageError
 from hermes_nodes.gateway.bodies import decode_body
 from hermes_nodes.gateway.call_routes import post_call, upgrade_call
 from hermes_nodes.gateway.callers import ACTOR, Identify, identified
@@ -24,6 +24,7 @@ from hermes_nodes.gateway.routes import ROUTES, Route
 from hermes_nodes.operators import Needs
 from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
+from hermes_nodes.text import printable
 
 #: Bytes of a request's body outside of an upgraded call.
 MAX_BODY = 1024 * 1024
@@ -31,6 +32,7 @@ MAX_BODY = 1024 * 1024
 MAX_ROWS = 100_000
 FOLLOW_EVERY = 0.2
 _AUDIT: Needs = (frozenset({"audit"}),)
+_ROUTES_HINT = "docs/API.md lists the routes"
 
 
 class ControlApi:
@@ -244,5 +246,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except HermesNodesError as error:
         return error_response(error)
     except web.HTTPException as error:
-        wire = {"code": "bad_request", "message": error.reason, "hint": "docs/API.md lists the routes"}
-        return web.json_response({"error": wire}, status=error.status)
+        asked = printable(f"{request.method} {request.path}", MAX_SHOWN)
+        told = UsageError(
+            f"`{asked}` is nothing that can be asked for: {error.reason.lower()}", _ROUTES_HINT
+        )
+        return web.json_response({"error": told.to_wire()}, status=error.status)

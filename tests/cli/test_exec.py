@@ -12,6 +12,7 @@ import pytest
 
 from hermes_nodes.client import KEEP_BYTES
 from hermes_nodes.protocol.messages import Exec, ExecResult
+from tests.cli.support import interrupt_until_left
 from tests.harness import (
     PROGRAM,
     GatewayProcess,
@@ -99,6 +100,38 @@ def test_json_of_a_call_that_ctrl_c_has_ended(home: Home, node: NodeProcess, tmp
     assert set(document) >= KEYS
     assert (document["status"], code_of(document), exit_code) == ("cancelled", "cancelled", 130)
     assert stderr.startswith(b"hermes-nodes: error:")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_second_ctrl_c_leaves_a_command_that_is_slow_to_end(
+    home: Home, node: NodeProcess, tmp_path: Path, as_json: bool
+) -> None:
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    deaf = f"trap '' INT TERM; echo ready; echo > {started}; for _ in $(seq 200); do sleep 0.1; done"
+    options = ["--json"] if as_json else []
+    with home.rows(action="exec") as rows, home.start("exec", *options, "laptop", deaf) as running:
+        started.read_text()
+        interrupt_until_left(running)
+        exit_code, stdout, stderr = running.end()
+        assert next(rows)["status"] == "cancelled"
+    assert exit_code == 130
+    assert stderr.startswith(b"hermes-nodes: error: interrupted\n")
+    if as_json:
+        document = json.loads(stdout)
+        assert set(document) >= KEYS
+        assert (document["status"], code_of(document)) == ("cancelled", "cancelled")
+        assert document["stdout"] == "ready\n"
+        assert b"is not known here" in stderr
+    else:
+        assert stdout == b"ready\n"
+
+
+def test_json_has_no_object_for_a_usage_error(home: Home, node: NodeProcess) -> None:
+    for arguments in (["laptop"], ["--env", "=x", "laptop", "x"], ["laptop", *["x" * 100_000] * 6]):
+        done = home.run("exec", "--json", *arguments)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"error:" in done.stderr
 
 
 def test_json_of_a_node_that_dies_during_the_call(home: Home, gateway: GatewayProcess) -> None:

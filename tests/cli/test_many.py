@@ -5,10 +5,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hermes_nodes.cli.many import Lines, parse_parallel
+from tests.cli.support import interrupt_until_left
 from tests.harness import GatewayProcess, Home, NodeProcess
 from tests.support import PATIENCE
 
@@ -21,6 +23,13 @@ def crew(home: Home, gateway: GatewayProcess, node: NodeProcess) -> Iterator[lis
     with home.node(gateway, "crew-desk", allow=[home.folder]):
         home.ok("label", "crew-desk", "crew=many")
         yield ["crew-absent", "crew-desk", "laptop"]
+
+
+def until_all_have_begun(started: Path) -> None:
+    """Both commands have written to a FIFO."""
+    begun = b""
+    while len(begun) < len("x\nx\n"):
+        begun += started.read_bytes()
 
 
 @pytest.mark.parametrize("target", ["label:crew=many", "crew-absent,crew-*,laptop", "lap*,crew-*"])
@@ -78,8 +87,21 @@ def test_the_first_failure_ends_the_others_where_asked_for(home: Home, crew: lis
     command = f"mkdir {home.folder}/first 2>/dev/null || exit 1; sleep 60"
     done = home.run("exec", "--fail-fast", "laptop,crew-desk", command)
     assert done.returncode == 1
-    assert b"2 nodes: 0 ok, 2 failed\n" in done.stderr
-    assert b"cancelled" in done.stderr
+    assert b"2 nodes: 0 ok, 1 failed, 1 cancelled\n" in done.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_with_fail_fast_a_node_that_is_away_keeps_all_from_being_begun(
+    home: Home, crew: list[str], as_json: bool
+) -> None:
+    marker = home.folder / "begun"
+    options = ["--fail-fast", *(["--json"] if as_json else [])]
+    done = home.run("exec", *options, "label:crew=many", f"touch {marker}")
+    assert (done.returncode, marker.exists()) == (1, False)
+    assert b"hermes-nodes: 3 nodes: 0 ok, 1 failed, 2 not begun\n" in done.stderr
+    found = {one["node"]: one["status"] for one in map(json.loads, done.stdout.splitlines())}
+    statuses = ["not_connected", "cancelled", "cancelled"]
+    assert found == (dict(zip(crew, statuses, strict=True)) if as_json else {})
 
 
 def test_those_not_begun_are_named_as_such(home: Home, crew: list[str]) -> None:
@@ -98,13 +120,36 @@ def test_ctrl_c_ends_the_command_on_every_node(home: Home, crew: list[str]) -> N
     started = home.folder / "both"
     os.mkfifo(started)
     with home.start("exec", "laptop,crew-desk", f"echo x > {started}; sleep 60") as calling:
-        begun = b""
-        while len(begun) < len("x\nx\n"):
-            begun += started.read_bytes()
+        until_all_have_begun(started)
         calling.process.send_signal(signal.SIGINT)
         code, _, said = calling.end()
     assert code == 130
     assert said.count(b"the call was cancelled, and ended on node") == 2
+    assert b"2 nodes: 0 ok, 0 failed, 2 cancelled\n" in said
+
+
+def test_leaving_by_a_second_ctrl_c_still_prints_an_object_for_every_node(
+    home: Home, crew: list[str]
+) -> None:
+    started = home.folder / "both-deaf"
+    os.mkfifo(started)
+    deaf = f"trap '' INT TERM; echo x > {started}; for _ in $(seq 200); do sleep 0.1; done"
+    with home.start("exec", "--json", "laptop,crew-desk,crew-absent", deaf) as calling:
+        assert json.loads(calling.line())["node"] == "crew-absent"
+        until_all_have_begun(started)
+        interrupt_until_left(calling)
+        code, stdout, _ = calling.end()
+    found = {one["node"]: one["status"] for one in map(json.loads, stdout.splitlines())}
+    assert (code, found) == (130, {"laptop": "cancelled", "crew-desk": "cancelled"})
+
+
+@pytest.mark.parametrize("target", ["no-*", "label:crew=other", "label:crew"])
+def test_a_target_that_matches_nothing_has_an_object_too(home: Home, crew: list[str], target: str) -> None:
+    done = home.run("exec", "--json", target, "true")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["node"], document["status"]) == (66, target, "unknown_node")
+    assert f"no node matches '{target}'" in document["error"]["message"]
+    assert (b"label:K=V" in done.stderr) == (target == "label:crew")
 
 
 def test_stdin_goes_to_one_node_alone(home: Home, crew: list[str]) -> None:

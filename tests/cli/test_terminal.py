@@ -155,6 +155,7 @@ def test_a_tilde_and_a_dot_on_a_new_line_leave_and_nothing_is_left(person: Perso
         person.type(b"~.")
         assert person.ends(within=5) == 130
         assert b"you left the call" in person.shown
+        assert b"that it has ended is not known here" in person.shown
         assert watched.living(within=8) == 0
 
 
