@@ -191,7 +191,7 @@ def prepared(config: NodeConfig, request: Exec, kept: State | None = None) -> Pr
     base = kept.cwd if kept else environment["HOME"]
     cwd = os.path.join(base, os.path.expanduser(request.cwd)) if request.cwd else base
     if not os.path.isdir(cwd):
-        raise FileMissing(f"there is no directory {cwd} to run in")
+        raise FileMissing(f"there is no directory {cwd!r} to run in")
     if request.cwd:
         environment.pop("PWD", None)  # it was the session's
     if request.argv or request.command is not None:

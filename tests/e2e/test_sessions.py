@@ -73,6 +73,16 @@ def test_a_command_that_was_ended_leaves_the_state_as_it_was(
     assert said(home, name, "pwd") == "/usr\n"
 
 
+def test_a_directory_that_is_gone_is_said_whatever_its_name(
+    home: Home, node: NodeProcess, name: str, tmp_path: Path
+) -> None:
+    command = f"cd {tmp_path}; mkdir $'gone-\\xff'; cd $'gone-\\xff'; rmdir $PWD"
+    said(home, name, command)
+    with pytest.raises(FileMissing, match=r"gone-\\udcff' to run in"):
+        said(home, name, "pwd")
+    assert said(home, name, "pwd", cwd="/") == "/\n"
+
+
 def test_a_background_is_not_waited_for_and_lives_on(home: Home, node: NodeProcess, name: str) -> None:
     pid = int(said(home, name, "export A=1; sleep 1000 >/dev/null 2>&1 & echo $!"))
     with Watched([pid]) as watched:
@@ -150,6 +160,6 @@ def test_a_directory_that_is_gone_says_where_it_was(
     folder.mkdir()
     said(home, name, f"cd {folder}")
     folder.rmdir()
-    with pytest.raises(FileMissing, match=f"no directory {folder}"):
+    with pytest.raises(FileMissing, match=f"no directory '{folder}'"):
         said(home, name, "pwd")
     assert said(home, name, "pwd", cwd="/") == "/\n"
