@@ -11,6 +11,7 @@ from hermes_nodes.copying.spots import Spot
 from hermes_nodes.errors import CallFailed, FileMissing
 from hermes_nodes.file_calls import DirectoryEntry, FileFacts
 from hermes_nodes.node.allowlist import telling
+from hermes_nodes.node.identity import identity
 
 #: Bytes of a name, and of a whole path: what Linux takes (NAME_MAX, PATH_MAX).
 _MAX_NAME = 255
@@ -21,10 +22,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Folder(ABC):
-    """One directory; ``is_new`` says that it was made for this copy."""
+    """One directory; ``is_new`` says that it was made for this copy.
 
-    def __init__(self, spot: Spot, *, is_new: bool = False) -> None:
+    Whatever has the same ``identity`` is the same directory; None where its node can't tell.
+    """
+
+    def __init__(self, spot: Spot, identity: str | None, *, is_new: bool = False) -> None:
         self.spot = spot
+        self.identity = identity
         self.is_new = is_new
 
     @abstractmethod
@@ -32,7 +37,7 @@ class Folder(ABC):
         """All that is in it, sorted by name."""
 
     @abstractmethod
-    def enter(self, name: str) -> "Folder":
+    def enter(self, entry: DirectoryEntry) -> "Folder":
         """A directory in it."""
 
     @abstractmethod
@@ -59,7 +64,7 @@ class LocalFolder(Folder):
     """A directory of this machine that is held open, so that its name can't come to lead elsewhere."""
 
     def __init__(self, spot: Spot, fd: int, *, is_new: bool = False) -> None:
-        super().__init__(spot, is_new=is_new)
+        super().__init__(spot, identity(os.fstat(fd)), is_new=is_new)
         self._fd = fd
 
     @classmethod
@@ -79,8 +84,8 @@ class LocalFolder(Folder):
                 found.append(DirectoryEntry(entry.name, facts))
         return sorted(found)
 
-    def enter(self, name: str) -> "LocalFolder":
-        return self._open(name, is_new=False)
+    def enter(self, entry: DirectoryEntry) -> "LocalFolder":
+        return self._open(entry.name, is_new=False)
 
     def make(self, name: str, perm: int) -> "LocalFolder":  # noqa: ARG002 - `settle` gives it
         below = self.spot.below(name)
@@ -117,23 +122,24 @@ class LocalFolder(Folder):
 class NodeFolder(Folder):
     """A directory of a node, by its path there."""
 
-    def __init__(self, nodes: Nodes, spot: Spot, *, is_new: bool = False) -> None:
-        super().__init__(spot, is_new=is_new)
+    def __init__(self, nodes: Nodes, spot: Spot, identity: str | None, *, is_new: bool = False) -> None:
+        super().__init__(spot, identity, is_new=is_new)
         self._nodes = nodes
         self._node = str(spot.node)
 
     def entries(self) -> list[DirectoryEntry]:
         return self._nodes.entries(self._node, self.spot.path)
 
-    def enter(self, name: str) -> "NodeFolder":
-        return NodeFolder(self._nodes, self._below(name))
+    def enter(self, entry: DirectoryEntry) -> "NodeFolder":
+        return NodeFolder(self._nodes, self._below(entry.name), entry.facts.identity)
 
     def make(self, name: str, perm: int) -> "NodeFolder":
         below = self._below(name)
-        if not self.is_new and self._is_there(below):
-            return NodeFolder(self._nodes, below)
-        self._nodes.make_dir(self._node, below.path, perm & KEPT_PERM | _OWN_PERM)
-        return NodeFolder(self._nodes, below, is_new=True)
+        there = None if self.is_new else self._found(below)
+        if there is not None:
+            return NodeFolder(self._nodes, below, there.identity)
+        made = self._nodes.make_dir(self._node, below.path, perm & KEPT_PERM | _OWN_PERM)
+        return NodeFolder(self._nodes, below, made, is_new=True)
 
     def settle(self, perm: int) -> None:
         if perm & _OWN_PERM != _OWN_PERM:  # else `make` has given it already
@@ -148,14 +154,14 @@ class NodeFolder(Folder):
     def close(self) -> None:
         """Nothing is open between two calls."""
 
-    def _is_there(self, spot: Spot) -> bool:
+    def _found(self, spot: Spot) -> FileFacts | None:
         try:
-            kind = self._nodes.stat(self._node, spot.path).kind
+            facts = self._nodes.stat(self._node, spot.path)
         except FileMissing:
-            return False
-        if kind != "dir":
+            return None
+        if facts.kind != "dir":
             raise CallFailed(f"{str(spot)!r} is there and is not a directory")
-        return True
+        return facts
 
     def _below(self, name: str) -> Spot:
         below = self.spot.below(name)

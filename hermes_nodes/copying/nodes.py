@@ -80,8 +80,11 @@ class Nodes:
         """What is at a path of a node that has ``fs``."""
         return self.patiently(lambda: self.client.stat(node, named(path), interrupt=self.interrupt))
 
-    def make_dir(self, node: str, path: str, perm: int) -> None:
-        self.patiently(lambda: self.client.make_dir(node, named(path), perm=perm, interrupt=self.interrupt))
+    def make_dir(self, node: str, path: str, perm: int) -> str | None:
+        """The identity of a directory that is there then."""
+        return self.patiently(
+            lambda: self.client.make_dir(node, named(path), perm=perm, interrupt=self.interrupt)
+        )
 
     def entries(self, node: str, path: str) -> list[DirectoryEntry]:
         """All of a directory, sorted by name; raises CallFailed where there is no end of it."""
@@ -95,7 +98,7 @@ class Nodes:
                 found.append(entry)
 
             self.client.list_dir(node, named(path), take, interrupt=self.interrupt)
-            return sorted(found)
+            return sorted(found, key=lambda entry: entry.name)
 
         return self.patiently(attempt)
 
