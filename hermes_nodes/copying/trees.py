@@ -30,16 +30,10 @@ from hermes_nodes.node.allowlist import telling
 
 #: Directories within directories. Each holds a descriptor; a node could send them without an end.
 MAX_DEPTH = 200
-#: After these the rest of a tree would fail in the same way.
-_LOST = (
-    CallCancelled,
-    ForeignUser,
-    GatewayLost,
-    GatewayNotRunning,
-    NodeDisconnected,
-    NodeNotConnected,
-    UnknownNode,
-)
+#: After these nothing else is tried.
+_BROKEN_OFF = (CallCancelled, GatewayLost, GatewayNotRunning, NodeDisconnected)
+#: After these the rest of a tree would fail in the same way; another source may be on another node.
+_LOST = (*_BROKEN_OFF, ForeignUser, NodeNotConnected, UnknownNode)
 
 
 class Outcome(NamedTuple):
@@ -82,7 +76,7 @@ class Copier:
             except HermesNodesError as error:
                 self._fail(spot, goal, error)
                 status = error.exit_status
-                if isinstance(error, CallCancelled):
+                if isinstance(error, _BROKEN_OFF):
                     break
         is_own = len(spots) == 1 or status == CallCancelled.exit_status
         return status if status and is_own else min(self._failures, 1)
