@@ -17,6 +17,7 @@ from hermes_nodes.node.processes import (
     Escalation,
     Output,
     command_environment,
+    shell,
     shell_command,
 )
 from hermes_nodes.node.shells import ShellSession, State, StateReader
@@ -64,7 +65,7 @@ class ExecCall:
             try:
                 command = self._start(plan, reader, held)
             except OSError as error:
-                return await self._not_run(plan.argv[0], error)
+                return await self._not_run(plan.program, error)
             except ValueError as error:  # a NUL character, or a variable's name that is none
                 return failure(request, "bad_request", f"the command can't be started: {error}")
             result = await self._follow(command)
@@ -74,7 +75,7 @@ class ExecCall:
 
     def _start(self, plan: "Prepared", reader: StateReader | None, held: ExitStack) -> Command:
         request = self._request
-        argv = plan.argv
+        program, argv, cwd, environment = plan
         keep_open: tuple[int, ...] = ()
         if reader is not None:
             argv, keep_open = reader.argv(request.command or ""), (reader.writing,)
@@ -83,16 +84,18 @@ class ExecCall:
             self._terminal = held.enter_context(closing(Terminal(request.pty)))
             if request.command is None and not request.argv:
                 # How every shell knows that it is a login shell: not all have the same option for it.
-                argv = [f"-{os.path.basename(argv[0])}"]
-            argv = on_terminal(plan.argv[0], argv, plan.environment.get("LC_CTYPE"))
+                argv = [f"-{os.path.basename(program)}"]
+            argv = on_terminal(program, argv, environment.get("LC_CTYPE"))
+            program = argv[0]
             wired = self._terminal.wires
         command = Command.start(
             request.id,
             argv,
-            cwd=plan.cwd,
-            environment=plan.environment,
+            cwd=cwd,
+            environment=environment,
             wired=wired or pipes(stdin=request.stdin),
             keep_open=keep_open,
+            program=program,
         )
         if reader is not None:
             reader.started()
@@ -175,8 +178,9 @@ class ExecCall:
 
 
 class Prepared(NamedTuple):
-    """What a command is started with."""
+    """What a command is started with; ``argv`` begins with what ``program`` is called."""
 
+    program: str
     argv: list[str]
     cwd: str
     environment: dict[str, str]
@@ -194,11 +198,12 @@ def prepared(config: NodeConfig, request: Exec, kept: State | None = None) -> Pr
         raise FileMissing(f"there is no directory {cwd!r} to run in")
     if request.cwd:
         environment.pop("PWD", None)  # it was the session's
-    if request.argv or request.command is not None:
-        argv = request.argv or shell_command(request.command or "")
-    else:
-        argv = [environment.get("SHELL", "/bin/sh")]
-    return Prepared(argv, cwd, environment)
+    if request.argv:
+        return Prepared(request.argv[0], request.argv, cwd, environment)
+    if request.command is not None:
+        return Prepared(shell(), shell_command(request.command), cwd, environment)
+    users = environment.get("SHELL", "/bin/sh")
+    return Prepared(users, [users], cwd, environment)
 
 
 def _environment(request: Exec, kept: State | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes_nodes.node import processes
 from hermes_nodes.node.processes import (
     ESCALATION,
     MARK,
@@ -107,7 +108,8 @@ def test_the_shell_is_bash_or_else_sh(
     monkeypatch: pytest.MonkeyPatch, bash: str | None, shell: str
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: bash)
-    assert shell_command("true") == [shell, "-c", "true"]
+    assert processes.shell() == shell
+    assert shell_command("true") == [Path(shell).name, "-c", "true"]
 
 
 async def test_a_command_has_its_own_session_and_no_input_and_no_descriptors_of_ours() -> None:
