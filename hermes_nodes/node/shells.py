@@ -136,7 +136,13 @@ class StateReader:
         if len(self._told) > MAX_STATE:
             log.warning("a session's environment has more than %d bytes and is not kept", MAX_STATE)
             return None
-        return parse(bytes(self._told))
+        state = parse(bytes(self._told))
+        if state is None:
+            log.warning(
+                "a session stays as it was: its shell was replaced by `exec`, or has a variable that is too"
+                " long for any program"
+            )
+        return state
 
     def close(self) -> None:
         self.started()
