@@ -10,9 +10,10 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from hermes_nodes.errors import GatewayLost, HermesNodesError, UsageError, from_wire
+from hermes_nodes.errors import GatewayLost, HermesNodesError, TryAgain, Unavailable, UsageError, from_wire
 from hermes_nodes.protocol import control
 
 #: Seconds without a sign of life from the gateway, which gives one every second, until it counts as gone.
@@ -79,6 +80,14 @@ def checked_answer(status: int, content: bytes) -> Json:
     return answer
 
 
+def completed(answer: Json) -> Json:
+    """A call's answer, if the call came to its end; raises what ended it before that."""
+    error = answer.get("error")
+    if isinstance(error, dict):
+        raise from_wire(error)
+    return answer
+
+
 class CallConnection:
     """One call's upgraded connection, seen from the caller."""
 
@@ -124,11 +133,22 @@ class CallConnection:
         if status != 101:  # noqa: PLR2004 - Switching Protocols
             checked_answer(status, rest)
             raise HermesNodesError(f"the gateway answered a call with HTTP {status}")
-        self._take(rest)
-        while self._answer is None:
-            self._send_pieces()
-            self._wait()
+        try:
+            self._take(rest)
+            while self._answer is None:
+                self._send_pieces()
+                self._wait()
+        except (TryAgain, Unavailable):  # a connection is lost: the node keeps what has come
+            raise
+        except BaseException:
+            self._give_up()
+            raise
         return self._answer
+
+    def _give_up(self) -> None:
+        """Something of ours ends the call: said aloud, as the node would keep what has come otherwise."""
+        with suppress(OSError):
+            self._sock.send(control.frame(control.CANCEL), socket.MSG_DONTWAIT)
 
     # -- waiting --
 

@@ -105,11 +105,11 @@ class Call:
         if not self.finished:
             self.session.resize(self, cols, rows)
 
-    def cancel(self) -> None:
-        """Ask the node to end this call; its answer still comes."""
+    def cancel(self, *, keep: bool = False) -> None:
+        """Ask the node to end this call, whose answer still comes; ``keep`` what it has of a file."""
         if not self.cancelled and not self.finished:
             self.cancelled = True
-            self.session.cancel(self)
+            self.session.cancel(self, keep=keep)
 
     def abandon(self) -> None:
         """Nobody waits any more: what still comes is dropped, and credited so that the node can end."""

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from hermes_nodes.errors import (
     ForeignUser,
     GatewayLost,
     GatewayNotRunning,
+    NodeNotConnected,
     UnknownNode,
     UsageError,
     from_wire,
@@ -34,6 +36,7 @@ from hermes_nodes.errors import (
 from hermes_nodes.file_calls import FileCalls, whole
 from hermes_nodes.file_calls import TransferResult as TransferResult  # noqa: PLC0414 - what `read` gives
 from hermes_nodes.job_calls import JobCalls
+from hermes_nodes.losses import hint_after_loss
 
 #: Seconds for a request other than a call.
 REQUEST_SECONDS = 30.0
@@ -42,6 +45,8 @@ MAX_TARGET = 2000
 #: Bytes of each stream that `exec` keeps.
 KEEP_BYTES = 16 * 1024 * 1024
 _STDOUT, _STDERR = 1, 2
+#: As in protocol.messages, whose import takes longer than a whole `exec`.
+_STREAM = "stream/1"
 
 
 class ExecResult(NamedTuple):
@@ -218,7 +223,12 @@ class Client(FileCalls, JobCalls):
                 note=note,
                 screen=screen,
             )
-            answer = connection.run(_encoded(body))
+            try:
+                answer = connection.run(_encoded(body))
+            except GatewayLost as lost:
+                specific = hint_after_loss(str(body["call"]), on_terminal=screen is not None)
+                lost.hint = specific or lost.hint
+                raise
         error = answer.get("error")
         if isinstance(error, dict) and answer.get("status") not in ("timeout", "cancelled"):
             failure = from_wire(error)
@@ -283,6 +293,8 @@ def exec_body(
 ) -> Json:
     """The request of an `exec`."""
     what = {"command": command} if isinstance(command, str) else {"argv": list(command or ())}
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UsageError(f"{timeout:g} seconds can't be a time-out", "give more than 0, or none at all")
     milliseconds = None if timeout is None else max(1, round(timeout * 1000))
     return {
         "call": "exec",
@@ -295,6 +307,13 @@ def exec_body(
         "stdin": stdin,
         "detach": detach,
     }
+
+
+def not_connected(view: Json) -> NodeNotConnected:
+    """What keeps a node from being called that is away; ``view`` is one of `Client.nodes`."""
+    seen, capabilities = view["last_seen_at"], view["capabilities"]
+    is_older = bool(seen) and not (isinstance(capabilities, list) and _STREAM in capabilities)
+    return NodeNotConnected(str(view["name"]), seen if isinstance(seen, str) else None, is_older=is_older)
 
 
 class Kept:

@@ -83,12 +83,12 @@ class UnknownNode(HermesNodesError):
     http_status = 404
     call_status = "unknown_node"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_pattern: bool = False) -> None:
         shown = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
-        super().__init__(
-            f"no node is paired as {shown!r}",
-            "`hermes-nodes list` shows the names; `hermes-nodes pair NAME` adds one",
-        )
+        hint = "`hermes-nodes list` shows the names; `hermes-nodes pair NAME` adds one"
+        if is_pattern and name.startswith("label:") and "=" not in name:
+            hint = "a label is written label:K=V"
+        super().__init__(f"no node {'matches' if is_pattern else 'is paired as'} {shown!r}", hint)
 
 
 class UnknownOperator(HermesNodesError):
@@ -270,6 +270,9 @@ class NodeDisconnected(TryAgain):
     http_status = 502
     call_status = "node_disconnected"
 
+    #: Whether the call had gone out to the node.
+    was_sent: bool = True
+
     def __init__(self, name: str, *, sent: bool = True) -> None:
         if sent:
             when = "during the call"
@@ -277,6 +280,7 @@ class NodeDisconnected(TryAgain):
         else:
             when, hint = "before the call was sent", "nothing has run: try again when it is back"
         super().__init__(f"the connection to node {name!r} ended {when}", hint)
+        self.was_sent = sent
 
 
 class GatewayLost(TryAgain):

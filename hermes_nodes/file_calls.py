@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from hermes_nodes.call_connection import Content, Json, Output
-from hermes_nodes.errors import CallFailed, HermesNodesError, from_wire
+from hermes_nodes.call_connection import Content, Json, Output, completed
+from hermes_nodes.errors import CallFailed, HermesNodesError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -113,6 +113,7 @@ class FileCalls(ABC):
         size_bytes: int | None = None,
         offset: int = 0,
         before: "_Hash | None" = None,
+        root: str | None = None,
         interrupt: int | None = None,
         note: Callable[[str], object] = lambda _: None,
     ) -> TransferResult:
@@ -120,9 +121,11 @@ class FileCalls(ABC):
 
         With ``size_bytes`` the whole must be that long, and a lost connection leaves on the node what has
         come. ``content`` then goes on there at ``offset``; ``before`` is the SHA-256 of what is skipped.
+        Below ``root``, a directory that ``path`` begins with, no symlink is followed: CallFailed for one on
+        the way, and one in the file's place is replaced.
         """
         body: Json = {"call": "write", "node": node, "path": path, "mode": mode, "perm": perm}
-        body |= {"size_bytes": size_bytes, "offset": offset}
+        body |= {"size_bytes": size_bytes, "offset": offset, "root": root}
         digest = before.copy() if before is not None else _sha256()
         answer = self.call(
             body, lambda *_: None, content, interrupt=interrupt, sent=digest.update, note=note
@@ -132,7 +135,7 @@ class FileCalls(ABC):
     def stat(self, node: str, path: str, *, interrupt: int | None = None) -> FileFacts:
         """What is at a node's path, symlinks followed; raises FileMissing, PathNotAllowed, Unsupported."""
         body: Json = {"call": "stat", "node": node, "path": path}
-        answer = _checked(self.call(body, lambda *_: None, interrupt=interrupt))
+        answer = completed(self.call(body, lambda *_: None, interrupt=interrupt))
         facts = answer.get("facts")
         return _facts(facts if isinstance(facts, dict) else {})
 
@@ -146,7 +149,7 @@ class FileCalls(ABC):
     ) -> None:
         """Give each entry of a node's directory to ``entry``, in no order; CallFailed if it is none."""
         lines = _Lines(node, entry)
-        _checked(
+        completed(
             self.call(
                 {"call": "list_dir", "node": node, "path": path},
                 lambda _, piece: lines.feed(piece),
@@ -156,14 +159,20 @@ class FileCalls(ABC):
         lines.end()
 
     def make_dir(
-        self, node: str, path: str, *, perm: int | None = None, interrupt: int | None = None
+        self,
+        node: str,
+        path: str,
+        *,
+        perm: int | None = None,
+        root: str | None = None,
+        interrupt: int | None = None,
     ) -> str | None:
         """Make a directory on a node; one that is there is fine, and gets ``perm`` if that is given.
 
-        Gives its identity, as ``stat`` does.
+        Below ``root`` no symlink is followed, as in ``write``. Gives its identity, as ``stat`` does.
         """
-        body: Json = {"call": "make_dir", "node": node, "path": path, "perm": perm}
-        facts = _checked(self.call(body, lambda *_: None, interrupt=interrupt)).get("facts")
+        body: Json = {"call": "make_dir", "node": node, "path": path, "perm": perm, "root": root}
+        facts = completed(self.call(body, lambda *_: None, interrupt=interrupt)).get("facts")
         return _text(facts.get("identity")) if isinstance(facts, dict) else None
 
 
@@ -214,17 +223,9 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _checked(answer: Json) -> Json:
-    """The answer of a call that has ended as it should; raises the error of another."""
-    error = answer.get("error")
-    if isinstance(error, dict):
-        raise from_wire(error)
-    return answer
-
-
 def _transfer_result(answer: Json, size: str, sha256: str) -> TransferResult:
     """``size`` is the answer's key for how much was transferred; ``sha256`` is of our end."""
-    _checked(answer)
+    completed(answer)
     if answer["sha256"] != sha256:
         raise CallFailed(
             "the content arrived altered: its SHA-256 differs between here and the node",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from hermes_nodes.call_connection import Content, Json, Output
+from hermes_nodes.call_connection import Content, Json, Output, completed
 from hermes_nodes.errors import FileMissing, HermesNodesError, Unavailable, UsageError
 
 _Answer = list[Json] | HermesNodesError
@@ -90,7 +90,7 @@ class JobCalls(ABC):
         answer = self.call({"call": "job_list", "node": node}, _nowhere)
         found = _facts(answer).get("jobs")
         jobs = [job for job in found if isinstance(job, dict)] if isinstance(found, list) else []
-        return [{"node": node, **job, "truncated": bool(job.get("truncated"))} for job in jobs]
+        return [{"node": node, **job} for job in jobs]
 
     def job_logs(
         self,
@@ -107,7 +107,8 @@ class JobCalls(ABC):
     ) -> JobOutput:
         """Give what a job has printed to ``output``, from byte ``offset`` on; ``follow`` it to its end.
 
-        ``job`` is the whole id. Raises FileMissing for one that the node does not know.
+        ``job`` is the whole id. Raises FileMissing for one that the node does not know, CallCancelled where
+        ``interrupt`` ended the reading.
         """
         body: Json = {"call": "job_read", "node": node, "job": job, "stream": stream, "offset": offset}
         answer = self.call(
@@ -117,7 +118,7 @@ class JobCalls(ABC):
             interrupt=interrupt,
             note=note,
         )
-        facts = _facts(answer)
+        facts = _facts(completed(answer))
         return JobOutput(_whole(facts.get("size_bytes")), bool(facts.get("truncated")))
 
     def job_wait(
@@ -147,8 +148,12 @@ class JobCalls(ABC):
         )
 
     def job_kill(self, node: str, job: str, *, interrupt: int | None = None) -> bool:
-        """End everything that a job has started, and wait for that; False if it had ended before."""
-        answer = self.call({"call": "job_kill", "node": node, "job": job}, _nowhere, interrupt=interrupt)
+        """End everything that a job has started, and wait for that; False if it had ended before.
+
+        Raises FileMissing, and CallCancelled where ``interrupt`` ended the waiting: the job is being ended.
+        """
+        body: Json = {"call": "job_kill", "node": node, "job": job}
+        answer = completed(self.call(body, _nowhere, interrupt=interrupt))
         return not _facts(answer).get("already_ended")
 
     def survey_jobs(self, target: str | None = None) -> Survey:

@@ -337,7 +337,7 @@ def select(pairings: Iterable[Pairing], target: str | None) -> list[Pairing]:
             if matches(pairing, part) and (not is_pattern(part) or pairing.admits(now))
         ]
         if not found:
-            raise UnknownNode(part)
+            raise UnknownNode(part, is_pattern=is_pattern(part))
         chosen.update((pairing.id, pairing) for pairing in found)
     return list(chosen.values())
 

@@ -38,6 +38,7 @@ from hermes_nodes.protocol.messages import (
     Result,
     Unknown,
     Window,
+    Write,
     is_answer,
     needed_capabilities,
     timestamp,
@@ -147,7 +148,8 @@ class Session(ABC):
         """Send a call to the node; raises Busy, Unsupported. ``source`` is what channel 0 carries."""
 
     @abstractmethod
-    def cancel(self, call: Call) -> None: ...
+    def cancel(self, call: Call, *, keep: bool) -> None:
+        """Ask the node to end a call; ``keep``: what it has of a file stays, for a later call to go on."""
 
     @abstractmethod
     def resize(self, call: Call, cols: int, rows: int) -> None:
@@ -300,8 +302,8 @@ class StreamSession(Session):
             self._stream.wake(call.id, STDIN)
         return call
 
-    def cancel(self, call: Call) -> None:
-        self._stream.send(Cancel(id=call.id))
+    def cancel(self, call: Call, *, keep: bool) -> None:
+        self._stream.send(Cancel(id=call.id, keep=keep and isinstance(call.request, Write)))
 
     def resize(self, call: Call, cols: int, rows: int) -> None:
         self._stream.send(Resize(id=call.id, cols=cols, rows=rows))

@@ -33,8 +33,8 @@ def matches(node: Named, part: str) -> bool:
     if part == ALL:
         return True
     if part.startswith(LABEL):
-        key, _, value = part.removeprefix(LABEL).partition("=")
-        return node.labels.get(key) == value
+        key, equals, value = part.removeprefix(LABEL).partition("=")
+        return bool(equals) and node.labels.get(key) == value
     if is_pattern(part):
         return fnmatch.fnmatchcase(node.name, part)
     return node.name == part

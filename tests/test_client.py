@@ -112,6 +112,13 @@ def test_a_device_is_read_where_no_device_can_be_polled(
         os.close(theirs)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_what_can_be_no_time_out_is_a_usage_error(client: Client, timeout: float) -> None:
+    for attempt in (client.exec, client.start_job):
+        with pytest.raises(errors.UsageError, match="can't be a time-out"):
+            attempt("laptop", "true", timeout=timeout)
+
+
 def test_output_is_kept_up_to_its_limit(client: Client) -> None:
     result = client.exec("laptop", f"head -c {KEEP_BYTES + 1} /dev/zero; echo err >&2")
     assert (len(result.stdout_bytes), result.stderr, result.truncated) == (KEEP_BYTES, "err\n", True)
@@ -340,6 +347,24 @@ UPGRADED = f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: {control.UPGRADE}\r\n\
 def test_a_gateway_that_is_lost_during_a_call_is_said_so(tmp_path: Path, answer: bytes) -> None:
     with scripted_gateway(tmp_path / "socket", answer) as client, pytest.raises(errors.GatewayLost):
         client.exec("laptop", "true")
+
+
+def test_what_to_do_after_a_loss_depends_on_the_call(tmp_path: Path) -> None:
+    with scripted_gateway(tmp_path / "socket", *[UPGRADED] * 4) as client:
+        hints = []
+        for call in (
+            lambda: client.exec("laptop", "true"),
+            lambda: client.job_wait("laptop", "x"),
+            lambda: client.job_logs("laptop", "x", print, follow=True),
+            lambda: client.read("laptop", "x", print),
+        ):
+            with pytest.raises(errors.GatewayLost) as failure:
+                call()
+            hints.append(failure.value.hint)
+    assert "may have taken effect" in hints[0]
+    assert "goes on" in hints[1]
+    assert hints[1] == hints[2]
+    assert "changes nothing" in hints[3]
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n"], ids=["nothing", "half a head"])

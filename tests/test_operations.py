@@ -124,9 +124,12 @@ def test_a_node_called_all_wins_over_the_word() -> None:
     ],
 )
 def test_a_target_that_names_nobody_is_an_unknown_node(target: str, said: str) -> None:
-    with pytest.raises(UnknownNode, match="no node is paired as") as failure:
+    with pytest.raises(UnknownNode, match="no node") as failure:
         select(PAIRINGS, target)
     assert repr(said) in failure.value.message
+    is_pattern = ":" in said or "*" in said
+    assert failure.value.message.startswith("no node matches" if is_pattern else "no node is paired as")
+    assert ("label:K=V" in failure.value.hint) == (said == "label:role")
 
 
 def test_all_of_an_empty_home_is_an_unknown_node() -> None:

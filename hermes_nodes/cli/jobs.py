@@ -8,7 +8,8 @@ from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.interrupts import interrupts
 from hermes_nodes.cli.options import Json, command
 from hermes_nodes.cli.output import Column, print_error, print_json, print_table, say, say_note, write_all
-from hermes_nodes.errors import NodeNotConnected, Unsupported, from_wire
+from hermes_nodes.client import Client, not_connected
+from hermes_nodes.errors import Unsupported, from_wire
 from hermes_nodes.job_calls import Survey
 from hermes_nodes.text import printable
 
@@ -45,9 +46,10 @@ def jobs(
     as_json: Json = False,
 ) -> int:
     """List the detached jobs of the connected nodes, running and ended."""
-    survey = client(context).survey_jobs(target)
+    gateway = client(context)
+    survey = gateway.survey_jobs(target)
     if target is not None:
-        _require(target, survey)
+        _require(gateway, target, survey)
     _say_unasked(survey)
     if as_json:
         print_json(survey.jobs)
@@ -58,10 +60,12 @@ def jobs(
     return 1 if survey.failed else 0
 
 
-def _require(target: str, survey: Survey) -> None:
+def _require(gateway: Client, target: str, survey: Survey) -> None:
     """Raises why the one node that was named could not be asked."""
-    if target in survey.away:
-        raise NodeNotConnected(target, None)
+    if not survey.jobs:
+        for node in gateway.nodes(target):
+            if node["name"] == target and node["state"] != "connected":
+                raise not_connected(node)
     if target in survey.without:
         raise Unsupported(target, "`jobs`")
     if target in survey.failed:

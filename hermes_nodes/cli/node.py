@@ -16,6 +16,7 @@ from hermes_nodes.cli.output import print_facts, print_json, say
 from hermes_nodes.disk import open_private
 from hermes_nodes.errors import Unavailable, UsageError
 from hermes_nodes.node import config
+from hermes_nodes.node.user import expand_home
 
 if TYPE_CHECKING:
     from hermes_nodes.node.config import NodeConfig
@@ -82,7 +83,7 @@ def join(
         replace=force,
     )
     say(f"wrote {path}")
-    for missing in (one for one in allow or [] if not Path(one).expanduser().exists()):
+    for missing in (one for one in allow or [] if not os.path.exists(expand_home(one))):
         say(f"warning: {missing} is not there yet")
     if not config.load(path).allowed_paths:
         say("no path is allowed: `read` and `write` will be refused; --allow PATH changes that")

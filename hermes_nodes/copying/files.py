@@ -74,6 +74,7 @@ def _send(nodes: Nodes, source: LocalSource | NodeSource, target: NodeTarget, he
                 size_bytes=source.size_bytes,
                 offset=held.size_bytes if held else 0,
                 before=before,
+                root=None if target.root is None else named(target.root),
                 interrupt=nodes.interrupt,
                 note=nodes.say,
             )

@@ -120,48 +120,58 @@ class LocalFolder(Folder):
 
 
 class NodeFolder(Folder):
-    """A directory of a node, by its path there."""
+    """A directory of a node, by its path there. Nothing is written through a link below ``root``."""
 
-    def __init__(self, nodes: Nodes, spot: Spot, identity: str | None, *, is_new: bool = False) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        spot: Spot,
+        identity: str | None,
+        *,
+        root: str | None = None,
+        is_new: bool = False,
+    ) -> None:
         super().__init__(spot, identity, is_new=is_new)
         self._nodes = nodes
         self._node = str(spot.node)
+        #: The directory that was named by whoever copies: by default this one.
+        self._root = spot.path if root is None else root
 
     def entries(self) -> list[DirectoryEntry]:
         return self._nodes.entries(self._node, self.spot.path)
 
     def enter(self, entry: DirectoryEntry) -> "NodeFolder":
-        return NodeFolder(self._nodes, self._below(entry.name), entry.facts.identity)
+        return NodeFolder(self._nodes, self._below(entry.name), entry.facts.identity, root=self._root)
 
     def make(self, name: str, perm: int) -> "NodeFolder":
         below = self._below(name)
-        there = None if self.is_new else self._found(below)
-        if there is not None:
-            return NodeFolder(self._nodes, below, there.identity)
-        made = self._nodes.make_dir(self._node, below.path, perm & KEPT_PERM | _OWN_PERM)
-        return NodeFolder(self._nodes, below, made, is_new=True)
+        is_new = self.is_new or not self._is_there(below)
+        # One that is there keeps what it has; the node refuses what only leads to a directory.
+        bits = perm & KEPT_PERM | _OWN_PERM if is_new else None
+        made = self._nodes.make_dir(self._node, below.path, bits, self._root)
+        return NodeFolder(self._nodes, below, made, root=self._root, is_new=is_new)
 
     def settle(self, perm: int) -> None:
         if perm & _OWN_PERM != _OWN_PERM:  # else `make` has given it already
-            self._nodes.make_dir(self._node, self.spot.path, perm & KEPT_PERM)
+            self._nodes.make_dir(self._node, self.spot.path, perm & KEPT_PERM, self._root)
 
     def source(self, entry: DirectoryEntry) -> NodeSource:
         return NodeSource(self._nodes, self._below(entry.name), entry.facts)
 
     def target(self, name: str) -> NodeTarget:
-        return NodeTarget(self._nodes, self._below(name))
+        return NodeTarget(self._nodes, self._below(name), root=self._root)
 
     def close(self) -> None:
         """Nothing is open between two calls."""
 
-    def _found(self, spot: Spot) -> FileFacts | None:
+    def _is_there(self, spot: Spot) -> bool:
         try:
-            facts = self._nodes.stat(self._node, spot.path)
+            kind = self._nodes.stat(self._node, spot.path).kind
         except FileMissing:
-            return None
-        if facts.kind != "dir":
+            return False
+        if kind != "dir":
             raise CallFailed(f"{str(spot)!r} is there and is not a directory")
-        return facts
+        return True
 
     def _below(self, name: str) -> Spot:
         below = self.spot.below(name)

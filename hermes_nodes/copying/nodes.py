@@ -4,11 +4,10 @@ import select
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from hermes_nodes.client import Client
+from hermes_nodes.client import Client, not_connected
 from hermes_nodes.errors import (
     CallCancelled,
     CallFailed,
-    NodeNotConnected,
     RateLimited,
     UnknownNode,
     Unsupported,
@@ -65,8 +64,7 @@ class Nodes:
             if view is None:
                 raise UnknownNode(node)
             if view["state"] != "connected":
-                seen = view["last_seen_at"]
-                raise NodeNotConnected(node, seen if isinstance(seen, str) else None)
+                raise not_connected(view)
             listed = view["capabilities"]
             self._capabilities[node] = listed if isinstance(listed, list) else []
         return "fs" in self._capabilities[node]
@@ -80,10 +78,12 @@ class Nodes:
         """What is at a path of a node that has ``fs``."""
         return self.patiently(lambda: self.client.stat(node, named(path), interrupt=self.interrupt))
 
-    def make_dir(self, node: str, path: str, perm: int) -> str | None:
+    def make_dir(self, node: str, path: str, perm: int | None, root: str) -> str | None:
         """The identity of a directory that is there then."""
         return self.patiently(
-            lambda: self.client.make_dir(node, named(path), perm=perm, interrupt=self.interrupt)
+            lambda: self.client.make_dir(
+                node, named(path), perm=perm, root=named(root), interrupt=self.interrupt
+            )
         )
 
     def entries(self, node: str, path: str) -> list[DirectoryEntry]:

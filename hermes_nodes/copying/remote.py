@@ -146,12 +146,13 @@ class _Reading:
 
 
 class NodeTarget:
-    """A file of a node that is to be written."""
+    """A file of a node that is to be written, through no link below ``root``."""
 
-    def __init__(self, nodes: Nodes, spot: Spot) -> None:
+    def __init__(self, nodes: Nodes, spot: Spot, *, root: str | None = None) -> None:
         self.shown = str(spot)
         self.node = str(spot.node)
         self.path = spot.path
+        self.root = root
         self._nodes = nodes
 
     @property

@@ -12,6 +12,10 @@ from hermes_nodes.protocol.messages import LIMIT_STREAM, Pty, Request, encode, n
 _RECORD_OVERHEAD = 64
 #: Characters of a session's name.
 MAX_SESSION_NAME = 64
+#: What to do with a command that no request can hold.
+OVERSIZE_HINT = (
+    "send what is long as the command's input with `-i`, or `write` it to a file on the node first"
+)
 _T = TypeVar("_T")
 
 # Up to what every JSON reader takes for a whole number (RFC 8259 section 6).
@@ -93,13 +97,18 @@ class ReadBody(Body, tag="read"):
 
 
 class WriteBody(Body, tag="write"):
-    """The content is channel 0 of an upgraded call, or `content_b64` of a plain request."""
+    """The content is channel 0 of an upgraded call, or `content_b64` of a plain request.
+
+    Below `root`, a directory that `path` begins with, no symlink is followed, and one in the file's
+    place is replaced.
+    """
 
     path: str
     mode: Literal["overwrite", "create", "append"] = "overwrite"
     perm: Permissions | None = None
     size_bytes: Size | None = None
     offset: Size = 0
+    root: str | None = None
     content_b64: bytes | None = None
 
     def request(self) -> Request:
@@ -111,6 +120,7 @@ class WriteBody(Body, tag="write"):
             perm=self.perm,
             size_bytes=size,
             offset=self.offset,
+            root=self.root,
         )
 
     @property
@@ -150,9 +160,10 @@ class ListDirBody(Body, tag="list_dir"):
 class MakeDirBody(Body, tag="make_dir"):
     path: str
     perm: Permissions | None = None
+    root: str | None = None
 
     def request(self) -> Request:
-        return messages.MakeDir(id=new_call_id(), path=self.path, perm=self.perm)
+        return messages.MakeDir(id=new_call_id(), path=self.path, perm=self.perm, root=self.root)
 
 
 class JobListBody(Body, tag="job_list"):
@@ -230,7 +241,7 @@ def node_request(body: CallBody) -> Request:
     if size > LIMIT_STREAM:
         raise UsageError(
             f"the call takes {size} bytes, at most {LIMIT_STREAM} go into one request",
-            "`write` the text to a file on the node and run that",
+            OVERSIZE_HINT,
         )
     return request
 

@@ -116,14 +116,17 @@ class RunningCall:
         if self.call is not None:
             self.call.on_failed = None
 
-    def cancel(self) -> None:
-        """End the call on its node; the outcome still comes, and what was printed until then."""
+    def cancel(self, *, has_vanished: bool = False) -> None:
+        """End the call on its node; the outcome still comes, and what was printed until then.
+
+        A caller that has vanished may come back and go on with its file.
+        """
         if self.cancelled:
             return
         self.cancelled = True
         self._wait_for_caller(LAST_OUTPUT_SECONDS)
         if self.call is not None:
-            self.call.cancel()
+            self.call.cancel(keep=has_vanished)
             self._expect_answer_within(END_GRACE)
 
     def resize(self, cols: int, rows: int) -> None:
@@ -177,7 +180,7 @@ class RunningCall:
         try:
             return await asyncio.shield(self.task)
         except asyncio.CancelledError:
-            self.cancel()
+            self.cancel(has_vanished=True)
             raise
 
 

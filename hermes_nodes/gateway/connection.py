@@ -64,6 +64,8 @@ class CallerConnection(asyncio.Protocol):
         self._response = response
         self._reader = FrameReader()
         self._cancelled = asyncio.Event()
+        #: Whether it was the connection that ended, and no wish of the caller.
+        self.has_vanished = False
         self._alive: asyncio.TimerHandle | None = None
         self.inbox = Inbox(self)
         #: Told of a terminal's new size, in columns and rows.
@@ -79,13 +81,15 @@ class CallerConnection(asyncio.Protocol):
             for frame in self._reader.feed(data):
                 self._receive(frame)
         except (FrameTooLargeError, UsageError, ValueError):
-            self._hang_up()
+            self._cancelled.set()
+            self._transport.abort()
 
     def eof_received(self) -> None:
-        self._hang_up()
+        self._vanish()
+        self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancelled.set()
+        self._vanish()
         self._http.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -142,9 +146,10 @@ class CallerConnection(asyncio.Protocol):
             case _:
                 pass  # a newer client may say more than this gateway knows
 
-    def _hang_up(self) -> None:
-        self._cancelled.set()
-        self._transport.abort()
+    def _vanish(self) -> None:
+        if not self._cancelled.is_set():
+            self.has_vanished = True
+            self._cancelled.set()
 
     def _keep_alive(self) -> None:
         # Not behind output that waits already: that shows life by itself once it is read.

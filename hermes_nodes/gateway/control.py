@@ -16,8 +16,15 @@ import msgspec
 from aiohttp import web
 
 from hermes_nodes import __version__, operations
-from hermes_nodes.errors import ForeignUser, HermesNodesError, UsageError
-from hermes_nodes.gateway.bodies import VERBS, WriteBody, decode_body, decode_call, node_request
+from hermes_nodes.errors import MAX_SHOWN, ForeignUser, HermesNodesError, UsageError
+from hermes_nodes.gateway.bodies import (
+    OVERSIZE_HINT,
+    VERBS,
+    WriteBody,
+    decode_body,
+    decode_call,
+    node_request,
+)
 from hermes_nodes.gateway.calls import Actor, Calls, RunningCall
 from hermes_nodes.gateway.connection import CallerConnection
 from hermes_nodes.gateway.outcomes import Outcome
@@ -27,9 +34,11 @@ from hermes_nodes.protocol.messages import timestamp
 from hermes_nodes.protocol.stream import STDERR
 from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
+from hermes_nodes.text import printable
 
 #: Bytes of a request's body outside of an upgraded call.
 MAX_BODY = 1024 * 1024
+_ROUTES_HINT = "docs/API.md lists the routes"
 _ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
 
 
@@ -186,7 +195,7 @@ async def _attended(running: RunningCall, connection: CallerConnection) -> Outco
 
     async def cancel() -> None:
         await connection.cancelled()
-        running.cancel()
+        running.cancel(has_vanished=connection.has_vanished)
 
     async def feed() -> None:
         while True:
@@ -247,6 +256,12 @@ async def _errors_as_json(
         return await handler(request)
     except HermesNodesError as error:
         return _error_response(error)
+    except web.HTTPRequestEntityTooLarge as error:
+        told = UsageError(f"the request has more than {MAX_BODY} bytes", OVERSIZE_HINT)
+        return web.json_response({"error": told.to_wire()}, status=error.status)
     except web.HTTPException as error:
-        wire = {"code": "bad_request", "message": error.reason, "hint": "docs/API.md lists the routes"}
-        return web.json_response({"error": wire}, status=error.status)
+        asked = printable(f"{request.method} {request.path}", MAX_SHOWN)
+        told = UsageError(
+            f"`{asked}` is nothing that can be asked for: {error.reason.lower()}", _ROUTES_HINT
+        )
+        return web.json_response({"error": told.to_wire()}, status=error.status)

@@ -1,6 +1,7 @@
 """How a call ended: what a node's answer, or an error of ours, comes to for its caller and its row."""
 
-from typing import Protocol
+import shlex
+from typing import Protocol, assert_never
 
 import msgspec
 
@@ -15,15 +16,20 @@ from hermes_nodes.errors import (
     FilePermission,
     FileTooLarge,
     HermesNodesError,
+    NodeDisconnected,
     PathNotAllowed,
     Unsupported,
 )
+from hermes_nodes.losses import hint_after_loss
 from hermes_nodes.protocol.messages import (
     ERROR_NAMES,
     MAX_CALLS,
     Error,
     Exec,
     ExecResult,
+    JobKill,
+    JobListResult,
+    JobRead,
     JobWait,
     ReadResult,
     Request,
@@ -123,6 +129,8 @@ def _facts(answer: Result) -> dict[str, object]:
     """What an answer says beyond what all of them say."""
     general = {"id", "ts", "status", "error", "error_detail"}
     facts = msgspec.structs.asdict(answer)
+    if isinstance(answer, JobListResult):  # on the wire it is a number
+        facts["jobs"] = [{**job, "truncated": bool(job.get("truncated"))} for job in answer.jobs]
     return {key: value for key, value in facts.items() if key not in general}
 
 
@@ -136,9 +144,8 @@ def _status(answer: Result) -> str:
 def _ended(running: Ending, answer: Answer) -> HermesNodesError | None:
     """The reason why a call ended before its command did."""
     status = "" if isinstance(answer, Error) else answer.status
-    if isinstance(running.request, JobWait) and status == "cancelled":
-        goes_on = isinstance(answer, ExecResult) and answer.exit_code < 0
-        return CallCancelled("the wait was cancelled; the job goes on" if goes_on else "the job was killed")
+    if status == "cancelled" and isinstance(running.request, JobWait | JobRead | JobKill):
+        return CallCancelled(_cancelled_for_job(running.request, answer))
     if status == "timeout":
         return CallTimeout("the call's time-out has passed, and the command was ended on the node")
     if status == "cancelled":
@@ -146,6 +153,20 @@ def _ended(running: Ending, answer: Answer) -> HermesNodesError | None:
     if running.dropped:  # and the command has ended by itself
         return CallCancelled("the call was cancelled before all of its output was taken")
     return None
+
+
+def _cancelled_for_job(request: JobWait | JobRead | JobKill, answer: Answer) -> str:
+    match request:
+        case JobWait() if isinstance(answer, ExecResult) and answer.exit_code >= 0:
+            return "the job was killed"
+        case JobWait():
+            return "the wait was cancelled; the job goes on"
+        case JobRead():
+            return "the reading was cancelled, which changes nothing for the job"
+        case JobKill():
+            return "the wait for the job's end was cancelled; the job is still being ended"
+        case _:
+            assert_never(request)
 
 
 def _node_error(running: Ending, name: str, detail: str | None) -> HermesNodesError:
@@ -156,11 +177,28 @@ def _node_error(running: Ending, name: str, detail: str | None) -> HermesNodesEr
         return Busy(running.node, MAX_CALLS)
     if name == "unsupported":
         return Unsupported(running.node, said)
-    hint = "`allowed_paths` in the node's own settings decides" if name == "path_not_allowed" else ""
-    return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}", hint)
+    return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}", _node_hint(running, name))
+
+
+def _node_hint(running: Ending, name: str) -> str:
+    """What to do about a node's error; nodes themselves give no hints."""
+    request = running.request
+    if name == "path_not_allowed":
+        return "`allowed_paths` in the node's own settings decides"
+    if name == "file_not_found" and isinstance(request, Exec):  # the directory that it was to run in
+        if request.session is not None:
+            reset = f"`hermes-nodes session reset {shlex.join([running.node, request.session])}`"
+            return f"give --cwd /, or forget the session: {reset}"
+        return "" if request.cwd else "that is the home of the node's user: give --cwd /"
+    return ""
 
 
 def failure_of(running: Ending, error: HermesNodesError, duration_ms: int) -> Outcome:
+    if isinstance(error, NodeDisconnected) and error.was_sent:
+        request = running.request
+        on_terminal = isinstance(request, Exec) and request.pty is not None
+        tag = str(request.__struct_config__.tag)
+        error.hint = hint_after_loss(tag, on_terminal=on_terminal) or error.hint
     return Outcome(
         request_id=running.request.id,
         node=running.node,

@@ -21,6 +21,7 @@ from hermes_nodes.errors import (
     HermesNodesError,
     PathNotAllowed,
 )
+from hermes_nodes.node.user import current_user, expand_home
 
 #: O_PATH and O_SEARCH need no more than the right to pass through a directory.
 _PASS = getattr(os, "O_PATH", getattr(os, "O_SEARCH", os.O_RDONLY))
@@ -29,6 +30,8 @@ _DIRECTORY = _PASS | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40
 #: Bytes; Linux's PATH_MAX.
 _MAX_PATH = 4096
+#: What opening something else as a directory says; for a symlink it differs between systems.
+NO_DIRECTORY = {errno.ENOTDIR, errno.ELOOP}
 #: These speak about this process, not about the place it looked at.
 _OWN_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _ERRORS: dict[int | None, type[HermesNodesError]] = {
@@ -84,21 +87,33 @@ class Allowlist:
     """
 
     def __init__(self, roots: Sequence[str], home: str | None = None) -> None:
-        self._roots = [_components(os.path.realpath(os.path.expanduser(root))) for root in roots]
-        self._home = os.path.abspath(home or os.path.expanduser("~"))
+        self._roots = [_components(os.path.realpath(expand_home(root))) for root in roots]
+        self._home = os.path.abspath(home or current_user().home)
 
-    def open_parent(self, path: str) -> Place:
+    def open_parent(self, path: str, firm_root: str | None = None) -> Place:
         """The place that ``path`` leads to, every symlink followed; it need not exist.
 
-        Raises PathNotAllowed outside the roots, whatever is or is not there, and FileMissing
-        for a missing directory on the way.
+        Below ``firm_root``, a directory that ``path`` begins with, none is followed: one on the way is
+        refused, one at the end is the place.
+
+        Raises PathNotAllowed outside the roots, whatever is or is not there, FileMissing for a missing
+        directory on the way, and CallFailed for a path that is not below ``firm_root``.
         """
         _check_text(path)
         if not self._roots:
             raise _outside(path)
-        below_home = f".{path[1:]}" if path == "~" or path.startswith("~/") else path
+        components, below = self._absolute(path), []
+        if firm_root is not None:
+            start = [name for name in self._absolute(firm_root) if name != "."]
+            components, below = [*components[: len(start)], "."], components[len(start) :]
+            if components[:-1] != start or not below or not {".", ".."}.isdisjoint(below):
+                raise CallFailed(f"{path!r} is not a path below {firm_root!r}")
         with telling(path):
-            return _Walk(self, path).follow(_components(os.path.join(self._home, below_home)))
+            return _Walk(self, path).follow(components, below)
+
+    def _absolute(self, path: str) -> list[str]:
+        below_home = f".{path[1:]}" if path == "~" or path.startswith("~/") else path
+        return _components(os.path.join(self._home, below_home))
 
     def holds(self, parts: list[str]) -> bool:
         """Whether these components are those of a root, or of a place below one."""
@@ -121,13 +136,17 @@ class _Walk:
         #: Where ``_fd`` stands, and the name that is looked at there.
         self._here: list[str] = []
         self._name = "."
+        self._is_firm = False
 
-    def follow(self, components: list[str]) -> Place:
+    def follow(self, components: list[str], below: list[str]) -> Place:
+        """Along ``components``, and on through ``below``, where no symlink is followed."""
         self._todo.extend(components)
         try:
             while self._todo:
                 self._name = self._todo.popleft()
                 self._step()
+            if below:
+                self._descend(below)
             return self._arrived()
         except OSError as error:
             os.close(self._fd)
@@ -154,17 +173,24 @@ class _Walk:
 
     def _enter(self) -> None:
         try:
-            fd = os.open(self._name, _DIRECTORY, dir_fd=self._fd)
+            self._go_in()
         except OSError as error:
-            # Which of the two a symlink gives differs between systems.
-            target = self._link() if error.errno in {errno.ENOTDIR, errno.ELOOP} else None
+            target = self._link() if error.errno in NO_DIRECTORY else None
             if target is None:
                 raise
             self._expand(target)
-        else:
-            os.close(self._fd)
-            self._fd = fd
-            self._here.append(self._name)
+
+    def _go_in(self) -> None:
+        fd = os.open(self._name, _DIRECTORY, dir_fd=self._fd)
+        os.close(self._fd)
+        self._fd = fd
+        self._here.append(self._name)
+
+    def _descend(self, names: list[str]) -> None:
+        self._is_firm = True
+        for self._name in names[:-1]:
+            self._go_in()
+        self._name = names[-1]
 
     def _link(self) -> str | None:
         """The target of the symlink at this name; None if it is something else, or not there."""
@@ -208,6 +234,8 @@ class _Walk:
             return _outside(self._path)
         if error.errno == errno.ENOENT:
             return FileMissing(f"{self._path!r}: the directory {'/' + '/'.join(place)!r} is missing")
+        if self._is_firm and error.errno in NO_DIRECTORY:
+            return CallFailed(f"{'/' + '/'.join(place)!r} is there and is not a directory")
         return told(error, self._path)
 
 

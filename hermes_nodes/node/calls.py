@@ -54,6 +54,8 @@ class NodeCall:
         self.cancelled = asyncio.Event()
         #: The session is over: nobody takes output any more.
         self.abandoned = False
+        #: A connection broke, and it was nobody's will: what has come of a file is kept.
+        self.keeps = False
         self.bytes_in = 0
         self.bytes_out = 0
         self._input: deque[memoryview] = deque()

@@ -22,6 +22,7 @@ from hermes_nodes.node.processes import (
 )
 from hermes_nodes.node.shells import ShellSession, State, StateReader
 from hermes_nodes.node.terminals import Terminal, on_terminal
+from hermes_nodes.node.user import current_user, expand_home
 from hermes_nodes.node.wires import NO_INPUT, pipes
 from hermes_nodes.protocol.messages import CallStatus, Exec, ExecResult, Result
 from hermes_nodes.protocol.stream import STDERR, STDIN, STDOUT
@@ -192,8 +193,8 @@ def prepared(config: NodeConfig, request: Exec, kept: State | None = None) -> Pr
     if not config.exec:
         raise FilePermission("this node runs no commands (`exec = false` in its config.toml)")
     environment = _environment(request, kept)
-    base = kept.cwd if kept else environment["HOME"]
-    cwd = os.path.join(base, os.path.expanduser(request.cwd)) if request.cwd else base
+    base = kept.cwd if kept else current_user().home
+    cwd = os.path.join(base, expand_home(request.cwd)) if request.cwd else base
     if not os.path.isdir(cwd):
         raise FileMissing(f"there is no directory {cwd!r} to run in")
     if request.cwd:

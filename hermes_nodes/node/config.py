@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from hermes_nodes.disk import write_atomically
 from hermes_nodes.errors import AlreadyExists, SettingsError, UsageError
 from hermes_nodes.node.job_limits import JobLimits, job_limits
+from hermes_nodes.node.user import expand_home
 
 #: http and https are what people copy from a browser; they mean the same server.
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
@@ -110,7 +111,7 @@ def write(
     server = {}
     if ca_cert is not None:
         # A relative path means relative to where the caller stands.
-        server["ca_cert"] = os.path.abspath(os.path.expanduser(ca_cert))
+        server["ca_cert"] = os.path.abspath(expand_home(str(ca_cert)))
     if pinned_cert_sha256 is not None:
         server["pinned_cert_sha256"] = check_fingerprint(pinned_cert_sha256)
     try:
@@ -162,7 +163,7 @@ def check_token(text: str) -> str:
 
 def check_allowed_path(text: str) -> str:
     """``text`` as an absolute path, ``~`` expanded."""
-    path = os.path.expanduser(text)
+    path = expand_home(text)
     if not os.path.isabs(path) or "\0" in path:
         hint = "write the whole path, such as /srv/data or ~/data"
         raise UsageError(f"{text!r} is not an absolute path", hint)
@@ -222,7 +223,7 @@ class _Table:
 
     def file(self, key: str) -> Path | None:
         """A relative path is beside the settings, as a service's own directory is anybody's."""
-        text = self.optional(key, os.path.expanduser)
+        text = self.optional(key, expand_home)
         if text and "\0" in text:
             raise self.wrong(key, "it holds a NUL character", "take it out")
         return self.path.parent / text if text else None

@@ -1,7 +1,6 @@
 """`stat`, `list_dir`, `make_dir`: what is there, and new directories; blocking, without a network."""
 
 import base64
-import errno
 import json
 import os
 import stat
@@ -12,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 
 from hermes_nodes.clock import timestamp
 from hermes_nodes.errors import CallFailed, FileMissing
-from hermes_nodes.node.allowlist import Allowlist, telling
+from hermes_nodes.node.allowlist import NO_DIRECTORY, Allowlist, telling
 from hermes_nodes.node.identity import identity
 
 Kind = Literal["file", "dir", "link", "other"]
@@ -20,8 +19,6 @@ Kind = Literal["file", "dir", "link", "other"]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The bits of chmod(2).
 _PERM_BITS = 0o7777
-#: What opening something else as a directory says; for a symlink it differs between systems.
-_NO_DIRECTORY = {errno.ENOTDIR, errno.ELOOP}
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
 
 
@@ -48,15 +45,16 @@ def stat_path(allowlist: Allowlist, path: str) -> Facts:
     return _facts(found)
 
 
-def make_dir(allowlist: Allowlist, path: str, perm: int | None = None) -> str:
+def make_dir(allowlist: Allowlist, path: str, perm: int | None = None, root: str | None = None) -> str:
     """Make a directory, whose parent must exist; one that is there is fine. Gives its identity.
 
     ``perm`` are its permission bits in the end, also of one that was there; without it a new one gets
-    what the umask leaves. Raises CallFailed where something else is in its place.
+    what the umask leaves. Below ``root`` no symlink is followed. Raises CallFailed where something else is
+    in its place.
     """
     if perm is not None and perm & ~_PERM_BITS:
         raise CallFailed(f"{path!r}: {perm:o} are not permission bits")
-    place = allowlist.open_parent(path.rstrip("/") or path)
+    place = allowlist.open_parent(path.rstrip("/") or path, root)
     try:
         with telling(path):
             _make(place.dir_fd, place.name, perm, path)
@@ -100,7 +98,7 @@ class Listing:
             with telling(path):
                 fd = os.open(place.name, _DIRECTORY, dir_fd=place.dir_fd)
         except CallFailed as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_DIRECTORY:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_DIRECTORY:
                 raise CallFailed(f"{path!r} is not a directory") from error
             raise
         finally:

@@ -15,7 +15,7 @@ from hermes_nodes.errors import CallFailed, FileMissing
 from hermes_nodes.node import parts
 from hermes_nodes.node.allowlist import Allowlist, Place, telling
 from hermes_nodes.node.parts import Note, Parts
-from hermes_nodes.node.regular import FILE_FLAGS, Mode, append, check_target, require_regular
+from hermes_nodes.node.regular import FILE_FLAGS, Mode, append, replaced, require_regular
 from hermes_nodes.protocol.parts import Held, part_name
 
 #: Bytes hashed in one step: a cancel waits no longer than that takes.
@@ -125,6 +125,7 @@ class Writer:
         perm: int | None,
         size_bytes: int | None,
         kept: Parts | None,
+        replaces_links: bool,
     ) -> None:
         #: With what was there already.
         self.bytes_written = 0
@@ -137,8 +138,7 @@ class Writer:
         self._held: Held | None = None
         self._sha256 = hashlib.sha256()
         self._lock = threading.Lock()
-        self._old = place.stat()
-        check_target(self._old, place, mode, path)
+        self._old = replaced(place, mode, path, links_too=replaces_links)
         self._temporary = f".hermes-{uuid.uuid4().hex}.part"
         # Who may read the target by the umask may read it early, too; nobody else may.
         first_perm = 0o600 if self._old or perm is not None else 0o666
@@ -165,6 +165,7 @@ class Writer:
         size_bytes: int | None = None,
         *,
         offset: int = 0,
+        root: str | None = None,
         kept: Parts | None = None,
     ) -> Self:
         """Begin; with ``size_bytes`` the whole must be exactly that long, and may be kept in ``kept``.
@@ -172,15 +173,24 @@ class Writer:
         ``perm`` are the permission bits of the file in the end; without it an existing file keeps its
         own, and a new one gets what the umask leaves. With ``offset`` the content goes on there in what
         a broken transfer has left: ``recall`` is then called until it is done. Without, that is dropped.
+        Below ``root`` no symlink is followed, and one in the file's place is replaced.
         """
         if perm is not None and perm & ~_PERM_BITS:
             raise CallFailed(f"{path!r}: {perm:o} are not permission bits")
         if offset and mode == "append":
             raise CallFailed(f"{path!r}: an append can't be resumed")
-        place = allowlist.open_parent(path)
+        place = allowlist.open_parent(path, root)
         try:
             with telling(path):
-                made = cls(path, place, mode, perm=perm, size_bytes=size_bytes, kept=kept)
+                made = cls(
+                    path,
+                    place,
+                    mode,
+                    perm=perm,
+                    size_bytes=size_bytes,
+                    kept=kept,
+                    replaces_links=root is not None,
+                )
         except BaseException:
             os.close(place.dir_fd)
             raise

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from contextlib import suppress
 
 from hermes_nodes.node import wires
 from hermes_nodes.node.tree import ProcessTree
+from hermes_nodes.node.user import current_user
 from hermes_nodes.node.wires import Wires
 
 #: The environment variable that marks a call's processes, so that those which left its process group
@@ -37,16 +37,16 @@ def command_environment(
     call_id: str, given: Mapping[str, str], inherited: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """What ssh would give: the user's own variables, the locale, and the call's."""
-    user = pwd.getpwuid(os.geteuid())
+    user = current_user()
     environment = {
         name: value for name, value in inherited.items() if name in _PASSED_ON or name.startswith("LC_")
     }
     environment.setdefault("PATH", _DEFAULT_PATH)
     environment |= {
-        "HOME": user.pw_dir,
-        "USER": user.pw_name,
-        "LOGNAME": user.pw_name,
-        "SHELL": user.pw_shell or "/bin/sh",
+        "HOME": user.home,
+        "USER": user.name,
+        "LOGNAME": user.name,
+        "SHELL": user.shell,
     }
     return environment | dict(given) | {MARK: call_id}
 

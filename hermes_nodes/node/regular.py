@@ -20,20 +20,25 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFLNK: "a symbolic link that has just been put there",
+    stat.S_IFLNK: "a symbolic link",
 }
 
 
-def check_target(old: os.stat_result | None, place: Place, mode: Mode, path: str) -> None:
-    """Raises what keeps a file that is there (None: nothing is) from being written."""
-    if old is None:
-        return
+def replaced(place: Place, mode: Mode, path: str, *, links_too: bool) -> os.stat_result | None:
+    """The file that is to be written where one is; raises what keeps it from that.
+
+    With ``links_too`` an `overwrite` replaces a symlink as if nothing were there.
+    """
+    old = place.stat()
+    if old is None or (links_too and mode == "overwrite" and stat.S_ISLNK(old.st_mode)):
+        return None
     if mode == "create":
         raise told(OSError(errno.EEXIST, os.strerror(errno.EEXIST)), path)
     require_regular(old, path)
     # To replace a file takes no right to it, only to its directory; we ask for both.
     if not os.access(place.name, os.W_OK, dir_fd=place.dir_fd, effective_ids=True):
         raise FilePermission(f"{path!r}: the node's user may not write to this file")
+    return old
 
 
 def require_regular(found: os.stat_result | None, path: str) -> None:

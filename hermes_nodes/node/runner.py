@@ -82,9 +82,11 @@ class Runner:
         if call is not None:
             call.feed(payload)
 
-    def cancel(self, call_id: str) -> None:
+    def cancel(self, call_id: str, *, keep: bool = False) -> None:
+        """End a call; ``keep``: its caller may come back for what a `write` has got."""
         call = self._calls.get(call_id)
         if call is not None:
+            call.keeps = keep
             call.cancelled.set()
 
     def resize(self, call_id: str, cols: int, rows: int) -> None:
@@ -98,6 +100,7 @@ class Runner:
         self._open = False
         for call in self._calls.values():
             call.abandoned = True
+            call.keeps = call.keeps or not call.cancelled.is_set()
             call.cancelled.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

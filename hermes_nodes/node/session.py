@@ -135,7 +135,7 @@ class NodeSession:
         """What is said about calls."""
         match event:
             case Cancel():
-                self.runner.cancel(event.id)
+                self.runner.cancel(event.id, keep=event.keep)
             case Resize():
                 self.runner.resize(event.id, event.cols, event.rows)
             case _:

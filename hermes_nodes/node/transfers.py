@@ -86,6 +86,7 @@ async def write(place: Place, call: NodeCall, request: Write) -> WriteResult:
             request.perm,
             request.size_bytes,
             offset=request.offset,
+            root=request.root,
             kept=place.lasting.parts,
         )
 
@@ -95,7 +96,7 @@ async def write(place: Place, call: NodeCall, request: Write) -> WriteResult:
                 await until_cancelled(call, _recall(writer))
             await until_cancelled(call, _receive(place, call, writer))
         except CallCancelled:
-            if call.abandoned:  # by a connection that broke, and by nobody's will
+            if call.keeps:
                 await asyncio.to_thread(writer.keep)
             raise
         # From here on a cancel is not heard: no answer of `cancelled` beside a file that has changed.
@@ -122,7 +123,9 @@ async def list_dir(place: Place, call: NodeCall, request: ListDir) -> ListDirRes
 
 async def make_dir(place: Place, call: NodeCall, request: MakeDir) -> MakeDirResult:
     """Make a directory; raises what keeps it from being made."""
-    made = await asyncio.to_thread(directories.make_dir, place.allowlist, request.path, request.perm)
+    made = await asyncio.to_thread(
+        directories.make_dir, place.allowlist, request.path, request.perm, request.root
+    )
     return MakeDirResult(status="ok", id=call.id, identity=made)
 
 

@@ -37,6 +37,8 @@ def _lack(request: Exec | Read | Write, *, guard: bool) -> str | None:
             return "can't set permissions"
         case Write() if request.offset:
             return "can't resume a transfer"
+        case Write() if request.root is not None:
+            return "can't tell a link from what it leads to"
         case _:
             return None
 

@@ -112,7 +112,7 @@ class OlderSession(Session):
             case _:
                 assert_never(request)
 
-    def cancel(self, call: Call) -> None:
+    def cancel(self, call: Call, *, keep: bool) -> None:  # noqa: ARG002 - it can keep nothing
         if call is self._running:
             hint = "older node software can't be told to end it: look there before you repeat it"
             call.finish(CallCancelled("the call was cancelled here; on the node it may go on", hint))

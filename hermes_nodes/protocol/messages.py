@@ -177,10 +177,15 @@ class Write(Message, frozen=True, kw_only=True, tag="write"):
     size_bytes: Count | None = None
     perm: Count | None = None
     offset: Count = 0
+    #: The directory of ``path`` below which the node follows no symlink.
+    root: str | None = None
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """``keep``: the caller has vanished, so that a `write` keeps what has come, to be resumed."""
+
     id: CallId
+    keep: bool = False
 
 
 class Resize(Message, frozen=True, kw_only=True, tag="resize"):
@@ -212,6 +217,8 @@ class MakeDir(Message, frozen=True, kw_only=True, tag="make_dir"):
     id: CallId
     path: str
     perm: Count | None = None
+    #: As in Write.
+    root: str | None = None
 
 
 class JobList(Message, frozen=True, kw_only=True, tag="job_list"):

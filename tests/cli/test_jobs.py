@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pytest
 
@@ -38,6 +39,14 @@ def test_a_node_that_is_asked_for_what_it_does_not_have_says_so(
             ask()
 
 
+def test_the_api_says_of_a_list_s_entries_whether_they_are_cut(home: Home, node: NodeProcess) -> None:
+    job = detach(home, "true")
+    body: dict[str, object] = {"call": "job_list", "node": "laptop"}
+    facts = cast("dict[str, Any]", home.client.call(body, lambda *_: None)["facts"])
+    (entry,) = (one for one in facts["jobs"] if one["id"] == job)
+    assert entry["truncated"] is False
+
+
 def test_a_job_that_nobody_has_is_missing(empty_home: Home) -> None:
     with empty_home.gateway() as gateway, empty_home.node(gateway, "laptop"):
         done = empty_home.run("logs", "7f0c1d6e-8b1c-4c52-9d62-3c5a1d0f9f10")
@@ -68,7 +77,11 @@ def test_jobs_are_found_on_whatever_node_has_them_and_nodes_that_are_away_are_na
         rest = empty_home.run("jobs")
         assert (rest.returncode, len(rest.stdout.splitlines())) == (0, 1)
         assert b"note: not connected: laptop" in rest.stderr
-        assert empty_home.run("jobs", "laptop").returncode == 69
+        alone = empty_home.run("jobs", "laptop")
+        assert alone.returncode == 69
+        assert b"node 'laptop' is not connected (last seen 20" in alone.stderr
+        empty_home.pair("new")
+        assert b"(never seen)" in empty_home.run("jobs", "new").stderr
         assert empty_home.run("jobs", "nowhere").returncode == 66
 
 

@@ -250,13 +250,13 @@ class Parts:
     def break_off(self, way: str, end: str = "gateway") -> tuple[int, bytes]:
         """A copy in the middle of which something ends; its exit code and stderr."""
         with self.home.start("cp", *self.arguments(way)) as running:
-            self._until_some_has_come()
+            self.until_some_has_come()
             if end == "gateway":
                 self.gateway.process.kill()
             elif end == "stop":
                 self.gateway.process.terminate()
             else:
-                running.process.send_signal(signal.SIGINT)
+                running.process.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGKILL)
             code, _, stderr = running.end()
         return code, stderr
 
@@ -278,15 +278,16 @@ class Parts:
     def part_names(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()} - {"target"}
 
-    def until_only_target(self) -> None:
+    def until_left(self, *names: str) -> None:
+        """Until this is all there is beside the target."""
         waiting = threading.Event()
         for _ in range(500):
-            if not self.part_names():
+            if self.part_names() == set(names):
                 return
             waiting.wait(0.01)
         raise AssertionError(self.part_names())
 
-    def _until_some_has_come(self) -> None:
+    def until_some_has_come(self) -> None:
         waiting = threading.Event()
         for _ in range(4000):
             sizes = [(self.folder / name).stat().st_size for name in self.part_names()]
@@ -376,7 +377,28 @@ def test_ctrl_c_leaves_the_old_file_and_no_half_one(parts: Parts, way: str) -> N
     code, stderr = parts.break_off(way, "interrupt")
     assert code == 130, stderr
     assert parts.target.read_bytes() == OLD
-    parts.until_only_target()
+    parts.until_left()
+
+
+def test_a_copy_goes_on_after_it_was_itself_killed(parts: Parts) -> None:
+    assert parts.break_off("up", "kill")[0] == -signal.SIGKILL
+    parts.until_left(".target.hermes-part")
+    assert parts.target.read_bytes() == OLD
+    sent = parts.resume("up")["bytes_sent"]
+    assert isinstance(sent, int)
+    assert 0 < sent < BIG - BIG // 5 + MIB
+    assert parts.target.read_bytes() == parts.source.read_bytes()
+    assert parts.part_names() == set()
+
+
+def test_a_copy_that_fails_by_itself_leaves_nothing(parts: Parts) -> None:
+    with parts.home.start("cp", *parts.arguments("up")) as running:
+        parts.until_some_has_come()
+        os.truncate(parts.source, BIG // 2)
+        code, _, stderr = running.end()
+    assert (code, b"changed while it was read" in stderr) == (1, True), stderr
+    parts.until_left()
+    assert parts.target.read_bytes() == OLD
 
 
 @pytest.mark.parametrize("way", ["up", "down"])

@@ -256,6 +256,31 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(home: Home, node: NodeProcess, 
     assert home.run("wait", job).returncode == 0
 
 
+def test_ctrl_c_ends_the_following_and_not_the_job(home: Home, node: NodeProcess, gate: Path) -> None:
+    job = detach(home, f"echo begun; cat {gate}")
+    with home.start("logs", "-f", job) as following:
+        assert following.line() == "begun\n"
+        following.process.send_signal(signal.SIGINT)
+        code, stdout, stderr = following.end()
+    assert (code, stdout) == (130, b"")
+    assert stderr.startswith(b"hermes-nodes: error: the reading was cancelled")
+    assert listed(home, job)["status"] == "running"
+    gate.write_text("")
+    assert home.run("wait", job).returncode == 0
+
+
+def test_ctrl_c_during_a_kill_says_that_the_job_is_still_being_ended(home: Home, node: NodeProcess) -> None:
+    job = detach(home, "trap 'echo asked' INT; trap '' TERM; echo begun; while :; do sleep 0.1; done")
+    with home.start("logs", "-f", job) as following, home.start("kill", job) as killing:
+        assert following.lines(2) == ["begun", "asked"]
+        killing.process.send_signal(signal.SIGINT)
+        code, stdout, stderr = killing.end()
+    assert (code, stdout) == (130, b"")
+    assert b"the job is still being ended" in stderr
+    assert home.run("wait", job).returncode == 130
+    assert listed(home, job)["status"] == "cancelled"
+
+
 def test_output_comes_back_byte_for_byte(home: Home, node: NodeProcess, tmp_path: Path) -> None:
     content = os.urandom(5 * MIB + 1)
     (tmp_path / "content").write_bytes(content)

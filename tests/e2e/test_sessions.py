@@ -54,6 +54,21 @@ def test_a_command_without_a_shell_finds_a_session_and_leaves_it(
     assert said(home, name, "echo $PWD $A") == "/usr 1\n"
 
 
+def test_a_session_whose_directory_is_gone_says_the_way_out(
+    home: Home, node: NodeProcess, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    said(home, name, f"cd {tmp_path}/gone")
+    (tmp_path / "gone").rmdir()
+    done = home.run("exec", "--session", name, "laptop", "pwd")
+    assert done.returncode == 66
+    assert f"there is no directory '{tmp_path}/gone' to run in" in done.stderr.decode()
+    assert f"give --cwd /, or forget the session: `hermes-nodes session reset laptop {name}`" in (
+        done.stderr.decode()
+    )
+    assert said(home, name, "pwd", cwd="/") == "/\n"
+
+
 @pytest.mark.parametrize("end", ["exit 3", "false", "set -e; false", "nosuch 2>/dev/null"])
 def test_a_state_is_taken_whatever_the_exit_code(
     home: Home, node: NodeProcess, name: str, end: str

@@ -216,6 +216,26 @@ async def test_half_a_hang_up_is_one(home: Home, gateway: Gateway) -> None:
         assert await node.receive() == Cancel(id=request.id)
 
 
+@pytest.mark.parametrize("end", ["asked", "half-closed", "aborted"])
+async def test_a_node_keeps_what_a_caller_that_vanished_has_sent(
+    home: Home, gateway: Gateway, end: str
+) -> None:
+    async with (
+        logged_in(home, gateway) as node,
+        calling(gateway, call="write", path="x", size_bytes=9) as caller,
+    ):
+        request = await node.receive()
+        assert isinstance(request, Write)
+        if end == "asked":
+            caller.send(control.CANCEL)
+            caller.writer.write_eof()
+        elif end == "half-closed":
+            caller.writer.write_eof()
+        else:
+            caller.writer.transport.abort()
+        assert await node.receive() == Cancel(id=request.id, keep=end != "asked")
+
+
 async def test_input_that_nobody_asked_for_changes_nothing(
     home: Home, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -366,16 +366,22 @@ async def test_a_write_whose_connection_is_lost_can_go_on_in_the_next(calls: Cal
     assert path.read_bytes() == content
 
 
-async def test_a_cancelled_write_can_not_be_gone_on_with(calls: Calls) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_write_can_be_gone_on_with_only_if_its_caller_vanished(calls: Calls, keep: bool) -> None:
     path = calls.folder / "file"
     write = Write(id=str(uuid.uuid4()), path=str(path), size_bytes=10)
     calls.runner.start(write)
     calls.runner.feed(write.id, memoryview(b"half"))
     await until(lambda: calls.stream.taken == 4)
-    calls.runner.cancel(write.id)
+    calls.runner.cancel(write.id, keep=keep)
     assert (await asyncio.wait_for(calls.stream.answer(write.id), PATIENCE)).status == "cancelled"
     later = Write(id=str(uuid.uuid4()), path=str(path), size_bytes=10, offset=4)
-    assert (await calls.run(later)).error == "file_not_found"
+    calls.runner.start(later)
+    calls.runner.feed(later.id, memoryview(b" whole"))
+    calls.runner.feed(later.id, memoryview(b""))
+    result = await asyncio.wait_for(calls.stream.answer(later.id), PATIENCE)
+    assert result.error == (None if keep else "file_not_found")
+    assert path.exists() == keep
 
 
 # -- the session ----------------------------------------------------------------------------------
