@@ -30,12 +30,16 @@ class TransferResult(NamedTuple):
 
 
 class FileFacts(NamedTuple):
-    """``kind`` is file, dir, link or other; ``perm`` as chmod takes it; ``mtime`` in RFC 3339."""
+    """``kind`` is file, dir, link or other; ``perm`` as chmod takes it; ``mtime`` in RFC 3339.
+
+    Two directories are one if they have the same ``identity``, which older nodes can't tell.
+    """
 
     kind: str
     size_bytes: int
     perm: int
     mtime: str | None
+    identity: str | None = None
 
 
 class DirectoryEntry(NamedTuple):
@@ -162,13 +166,14 @@ class FileCalls(ABC):
         perm: int | None = None,
         root: str | None = None,
         interrupt: int | None = None,
-    ) -> None:
+    ) -> str | None:
         """Make a directory on a node; one that is there is fine, and gets ``perm`` if that is given.
 
-        Below ``root`` no symlink is followed, as in ``write``.
+        Below ``root`` no symlink is followed, as in ``write``. Gives its identity, as ``stat`` does.
         """
         body: Json = {"call": "make_dir", "node": node, "path": path, "perm": perm, "root": root}
-        completed(self.call(body, lambda *_: None, interrupt=interrupt))
+        facts = completed(self.call(body, lambda *_: None, interrupt=interrupt)).get("facts")
+        return _text(facts.get("identity")) if isinstance(facts, dict) else None
 
 
 class _Lines:
@@ -204,13 +209,18 @@ class _Lines:
 
 
 def _facts(fields: dict[str, object]) -> FileFacts:
-    kind, mtime = fields.get("kind"), fields.get("mtime")
+    kind = fields.get("kind")
     return FileFacts(
         kind=kind if isinstance(kind, str) and kind in _KINDS else "other",
         size_bytes=whole(fields.get("size_bytes")),
         perm=whole(fields.get("perm")),
-        mtime=mtime if isinstance(mtime, str) else None,
+        mtime=_text(fields.get("mtime")),
+        identity=_text(fields.get("identity")),
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _transfer_result(answer: Json, size: str, sha256: str) -> TransferResult:

@@ -1,4 +1,4 @@
-"""Ctrl-C during a call: the first asks for the call's end, the second leaves at once."""
+"""Signals that are to end a call: the first asks for its end, the second leaves at once."""
 
 import os
 import signal
@@ -13,21 +13,28 @@ _PATIENCE = 1.0
 _ENDING = f"{PROGRAM}: note: ending it on the node; Ctrl-C again leaves at once\n"
 _STDERR_FD = 2
 
+#: By which others end a command: when its call is over, they end it as if nobody had heard them.
+_FATAL = (signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupts:
-    """``fd`` becomes readable at the first SIGINT; ``ends_slowly`` if what that ends takes its time."""
+    """``fd`` becomes readable at the first signal; ``ends_slowly`` if what that ends takes its time."""
 
     def __init__(self, *, ends_slowly: bool) -> None:
         self._ends_slowly = ends_slowly
         self.fd, self._told = os.pipe()
         #: Whether it was the user, and not ``tell``.
         self.by_user = False
+        #: Which of those that are fatal has come.
+        self.fatal: int | None = None
 
     def handle(self, number: int, _: object) -> None:
         self.by_user = True
+        if number in _FATAL:
+            self.fatal = number
         self.tell()
-        # The next one is Python's own again, which ends the command wherever it is.
-        signal.signal(number, signal.default_int_handler)
+        # The next one ends the command wherever it is: with INT by Python's own exception.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         if self._ends_slowly:
             signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
@@ -47,14 +54,18 @@ class Interrupts:
 
 @contextmanager
 def interrupts(*, ends_slowly: bool = False) -> Iterator[Interrupts]:
-    """While a call runs."""
+    """While a call runs; one that a fatal signal has ended, ends the process by that signal."""
     caught = Interrupts(ends_slowly=ends_slowly)
-    alarm = signal.signal(signal.SIGALRM, caught.say_ending)
-    before = signal.signal(signal.SIGINT, caught.handle)
+    # What `nohup` has told to be ignored stays so.
+    heard = [number for number in _FATAL if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, caught.handle) for number in (signal.SIGINT, *heard)}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, caught.say_ending)
     try:
         yield caught
     finally:
-        signal.signal(signal.SIGINT, before)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, alarm)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         caught.close()
+        if caught.fatal is not None:
+            signal.raise_signal(caught.fatal)

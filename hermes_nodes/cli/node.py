@@ -125,6 +125,7 @@ def run() -> int:
     from hermes_nodes.audit import AuditLog  # noqa: PLC0415 - aiohttp and more, which `join` needs not
     from hermes_nodes.cli.serve import run_loop, set_up_logging, stop_signal  # noqa: PLC0415
     from hermes_nodes.node.agent import NodeAgent, tls_settings  # noqa: PLC0415
+    from hermes_nodes.node.signals import hear_ignored  # noqa: PLC0415
     from hermes_nodes.node.state import StateFile  # noqa: PLC0415
     from hermes_nodes.protocol.messages import MAX_CALLS  # noqa: PLC0415
 
@@ -133,6 +134,7 @@ def run() -> int:
     set_up_logging("text", settings.log_level, settings.log_path)
     tls_settings(settings)  # wrong ones are better told now than at every dial
     os.umask(0o022)
+    hear_ignored()
 
     async def run_until_stopped() -> int:
         # Disk work waits in threads, and calls that wait must not keep others from being ended.

@@ -11,6 +11,7 @@ from hermes_nodes.copying.spots import Spot
 from hermes_nodes.errors import CallFailed, FileMissing
 from hermes_nodes.file_calls import DirectoryEntry, FileFacts
 from hermes_nodes.node.allowlist import telling
+from hermes_nodes.node.identity import identity
 
 #: Bytes of a name, and of a whole path: what Linux takes (NAME_MAX, PATH_MAX).
 _MAX_NAME = 255
@@ -21,10 +22,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Folder(ABC):
-    """One directory; ``is_new`` says that it was made for this copy."""
+    """One directory; ``is_new`` says that it was made for this copy.
 
-    def __init__(self, spot: Spot, *, is_new: bool = False) -> None:
+    Whatever has the same ``identity`` is the same directory; None where its node can't tell.
+    """
+
+    def __init__(self, spot: Spot, identity: str | None, *, is_new: bool = False) -> None:
         self.spot = spot
+        self.identity = identity
         self.is_new = is_new
 
     @abstractmethod
@@ -32,7 +37,7 @@ class Folder(ABC):
         """All that is in it, sorted by name."""
 
     @abstractmethod
-    def enter(self, name: str) -> "Folder":
+    def enter(self, entry: DirectoryEntry) -> "Folder":
         """A directory in it."""
 
     @abstractmethod
@@ -59,7 +64,7 @@ class LocalFolder(Folder):
     """A directory of this machine that is held open, so that its name can't come to lead elsewhere."""
 
     def __init__(self, spot: Spot, fd: int, *, is_new: bool = False) -> None:
-        super().__init__(spot, is_new=is_new)
+        super().__init__(spot, identity(os.fstat(fd)), is_new=is_new)
         self._fd = fd
 
     @classmethod
@@ -79,8 +84,8 @@ class LocalFolder(Folder):
                 found.append(DirectoryEntry(entry.name, facts))
         return sorted(found)
 
-    def enter(self, name: str) -> "LocalFolder":
-        return self._open(name, is_new=False)
+    def enter(self, entry: DirectoryEntry) -> "LocalFolder":
+        return self._open(entry.name, is_new=False)
 
     def make(self, name: str, perm: int) -> "LocalFolder":  # noqa: ARG002 - `settle` gives it
         below = self.spot.below(name)
@@ -117,8 +122,16 @@ class LocalFolder(Folder):
 class NodeFolder(Folder):
     """A directory of a node, by its path there. Nothing is written through a link below ``root``."""
 
-    def __init__(self, nodes: Nodes, spot: Spot, *, root: str | None = None, is_new: bool = False) -> None:
-        super().__init__(spot, is_new=is_new)
+    def __init__(
+        self,
+        nodes: Nodes,
+        spot: Spot,
+        identity: str | None,
+        *,
+        root: str | None = None,
+        is_new: bool = False,
+    ) -> None:
+        super().__init__(spot, identity, is_new=is_new)
         self._nodes = nodes
         self._node = str(spot.node)
         #: The directory that was named by whoever copies: by default this one.
@@ -127,16 +140,16 @@ class NodeFolder(Folder):
     def entries(self) -> list[DirectoryEntry]:
         return self._nodes.entries(self._node, self.spot.path)
 
-    def enter(self, name: str) -> "NodeFolder":
-        return NodeFolder(self._nodes, self._below(name), root=self._root)
+    def enter(self, entry: DirectoryEntry) -> "NodeFolder":
+        return NodeFolder(self._nodes, self._below(entry.name), entry.facts.identity, root=self._root)
 
     def make(self, name: str, perm: int) -> "NodeFolder":
         below = self._below(name)
         is_new = self.is_new or not self._is_there(below)
         # One that is there keeps what it has; the node refuses what only leads to a directory.
         bits = perm & KEPT_PERM | _OWN_PERM if is_new else None
-        self._nodes.make_dir(self._node, below.path, bits, self._root)
-        return NodeFolder(self._nodes, below, root=self._root, is_new=is_new)
+        made = self._nodes.make_dir(self._node, below.path, bits, self._root)
+        return NodeFolder(self._nodes, below, made, root=self._root, is_new=is_new)
 
     def settle(self, perm: int) -> None:
         if perm & _OWN_PERM != _OWN_PERM:  # else `make` has given it already

@@ -14,6 +14,7 @@ from hermes_nodes.disk import sync_directory
 from hermes_nodes.errors import CallFailed, FilePermission, TryAgain, Unavailable
 from hermes_nodes.file_calls import FileFacts
 from hermes_nodes.node.allowlist import telling
+from hermes_nodes.node.identity import identity
 from hermes_nodes.protocol.parts import part_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
 def facts_of(found: os.stat_result) -> FileFacts:
     """The same that a node tells of its files, without the time."""
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), "other")
-    return FileFacts(kind, found.st_size, stat.S_IMODE(found.st_mode), None)
+    same = identity(found) if kind == "dir" else None
+    return FileFacts(kind, found.st_size, stat.S_IMODE(found.st_mode), None, same)
 
 
 class LocalSource:

@@ -78,8 +78,9 @@ class Nodes:
         """What is at a path of a node that has ``fs``."""
         return self.patiently(lambda: self.client.stat(node, named(path), interrupt=self.interrupt))
 
-    def make_dir(self, node: str, path: str, perm: int | None, root: str) -> None:
-        self.patiently(
+    def make_dir(self, node: str, path: str, perm: int | None, root: str) -> str | None:
+        """The identity of a directory that is there then."""
+        return self.patiently(
             lambda: self.client.make_dir(
                 node, named(path), perm=perm, root=named(root), interrupt=self.interrupt
             )
@@ -97,7 +98,7 @@ class Nodes:
                 found.append(entry)
 
             self.client.list_dir(node, named(path), take, interrupt=self.interrupt)
-            return sorted(found)
+            return sorted(found, key=lambda entry: entry.name)
 
         return self.patiently(attempt)
 

@@ -167,8 +167,9 @@ class NodeTarget:
         folder, slash, name = self.path.rpartition("/")
         part = f"{folder}{slash}{part_name(name)}"
         try:
-            size = self._nodes.stat(self.node, part).size_bytes
-            end = self._end_of(part, size) if size > TRAILER_BYTES else b""
+            kind, size, *_ = self._nodes.stat(self.node, part)
+            is_one = kind == "file" and size > TRAILER_BYTES
+            end = self._end_of(part, size) if is_one else b""
         except (FileMissing, NotAllowed):
             return None
         return held_by(end, size)

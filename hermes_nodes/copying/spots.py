@@ -1,6 +1,7 @@
 """What is typed for a source or a target: a local path, or NODE:PATH."""
 
 import os
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 #: Paths that name no directory to copy, but the place where one stands.
@@ -26,6 +27,11 @@ class Spot(NamedTuple):
     def asks_for_directory(self) -> bool:
         """Whether it can only be a directory by its spelling."""
         return self.path.endswith("/") or not self.name
+
+    def is_within(self, other: "Spot") -> bool:
+        """Whether one path leads through the other, as far as their spelling tells."""
+        path = PurePosixPath(self.path)  # which drops `.` and `//`
+        return path.is_relative_to(other.path) and ".." not in path.parts
 
     def below(self, name: str) -> "Spot":
         return Spot(self.node, os.path.join(self.path, name))

@@ -21,6 +21,7 @@ from hermes_nodes.errors import (
     HermesNodesError,
     NodeDisconnected,
     NodeNotConnected,
+    PathNotAllowed,
     UnknownNode,
     UsageError,
 )
@@ -29,16 +30,10 @@ from hermes_nodes.node.allowlist import telling
 
 #: Directories within directories. Each holds a descriptor; a node could send them without an end.
 MAX_DEPTH = 200
-#: After these the rest of a tree would fail in the same way.
-_LOST = (
-    CallCancelled,
-    ForeignUser,
-    GatewayLost,
-    GatewayNotRunning,
-    NodeDisconnected,
-    NodeNotConnected,
-    UnknownNode,
-)
+#: After these nothing else is tried.
+_BROKEN_OFF = (CallCancelled, GatewayLost, GatewayNotRunning, NodeDisconnected)
+#: After these the rest of a tree would fail in the same way; another source may be on another node.
+_LOST = (*_BROKEN_OFF, ForeignUser, NodeNotConnected, UnknownNode)
 
 
 class Outcome(NamedTuple):
@@ -61,6 +56,8 @@ class Copier:
         self._recursive = recursive
         self._resume = resume
         self._failures = 0
+        # What this copy writes to: to read from there as well would have no end.
+        self._targets: set[str] = set()
 
     def run(self, sources: Sequence[str], target: str) -> int:
         """The exit status: 0, 1, or that of a failure which is the only source's or the target's.
@@ -87,7 +84,7 @@ class Copier:
             except HermesNodesError as error:
                 self._fail(spot, goal, error)
                 status = error.exit_status
-                if isinstance(error, CallCancelled):
+                if isinstance(error, _BROKEN_OFF):
                     break
         is_own = len(spots) == 1 or status == CallCancelled.exit_status
         return status if status and is_own else min(self._failures, 1)
@@ -102,7 +99,7 @@ class Copier:
             return None
         facts = self._facts(goal)
         if facts is not None and facts.kind == "dir":
-            return self._folder(goal)
+            return self._folder(goal, facts)
         if several or (goal.asks_for_directory and not self._recursive):
             what = "is not a directory" if facts else "is not there"
             raise (CallFailed if facts else FileMissing)(f"the target {str(goal)!r} {what}")
@@ -118,8 +115,16 @@ class Copier:
         except FileMissing:
             return None
 
-    def _folder(self, spot: Spot) -> Folder:
-        return LocalFolder.open(spot) if spot.node is None else NodeFolder(self._nodes, spot)
+    def _folder(self, spot: Spot, facts: FileFacts | None) -> Folder:
+        identity = facts.identity if facts else None
+        return LocalFolder.open(spot) if spot.node is None else NodeFolder(self._nodes, spot, identity)
+
+    def _parent(self, goal: Spot) -> Folder:
+        try:
+            facts = self._facts(goal.parent)
+        except PathNotAllowed:  # what is allowed is the directory that is to be made
+            facts = None
+        return self._folder(goal.parent, facts)
 
     def _copy(self, spot: Spot, goal: Spot, into: Folder | None) -> None:
         if spot.node is not None and not self._nodes.has_fs(spot.node):
@@ -157,26 +162,40 @@ class Copier:
     def _copy_folder(self, spot: Spot, goal: Spot, into: Folder | None, facts: FileFacts) -> None:
         if not self._recursive:
             raise CallFailed(f"{str(spot)!r} is a directory", "directories are copied with -r")
-        if spot.node == goal.node and f"{goal.path}/".startswith(f"{spot.path.rstrip('/')}/"):
-            raise CallFailed(f"{str(spot)!r} can't be copied into itself")
-        with closing(self._folder(spot)) as source:
-            if into is not None and not spot.name:
-                self._copy_entries(source, source.entries(), into, 0)
-            elif into is not None:
-                self._copy_tree(source, into, spot.name, facts.perm, 0)
+        if spot.node == goal.node and goal.is_within(spot):
+            raise _into_itself(spot)
+        self._targets = set()
+        with closing(self._folder(spot, facts)) as source:
+            if into is not None:
+                self._write_to(into, source)
+                if spot.name:
+                    self._copy_tree(source, into, spot.name, facts.perm, 0)
+                else:
+                    self._copy_entries(source, source.entries(), into, 0)
             else:
-                with closing(self._folder(goal.parent)) as parent:
+                with closing(self._parent(goal)) as parent:
+                    self._write_to(parent, source)
                     self._copy_tree(source, parent, goal.name, facts.perm, 0)
+
+    def _write_to(self, target: Folder, source: Folder) -> None:
+        """Raises CallFailed where ``source`` is one of those directories that are written to."""
+        if target.identity is not None:
+            self._targets.add(target.identity)
+        if source.identity in self._targets:
+            raise _into_itself(source.spot)
 
     # -- trees --
 
     def _copy_tree(self, source: Folder, into: Folder, name: str, perm: int, depth: int) -> None:
+        if source.identity in self._targets:
+            raise _into_itself(source.spot)
         if depth > MAX_DEPTH:
             raise CallFailed(f"{str(source.spot)!r}: more than {MAX_DEPTH} directories within each other")
         # Before its copy is there, which may be inside it.
         entries = source.entries()
         with closing(into.make(name, perm)) as copy:
             try:
+                self._write_to(copy, source)
                 self._copy_entries(source, entries, copy, depth)
             finally:
                 if copy.is_new:
@@ -198,7 +217,7 @@ class Copier:
     def _copy_entry(self, source: Folder, entry: DirectoryEntry, copy: Folder, depth: int) -> None:
         match entry.facts.kind:
             case "dir":
-                with closing(source.enter(entry.name)) as below:
+                with closing(source.enter(entry)) as below:
                     self._copy_tree(below, copy, entry.name, entry.facts.perm, depth + 1)
             case "file":
                 with closing(source.source(entry)) as content:
@@ -221,3 +240,7 @@ class Copier:
     def _fail(self, source: Spot, target: Spot, error: HermesNodesError) -> None:
         self._failures += 1
         self._report(Outcome(str(source), str(target), None, error))
+
+
+def _into_itself(spot: Spot) -> CallFailed:
+    return CallFailed(f"{str(spot)!r} can't be copied into itself")

@@ -13,7 +13,7 @@ from hermes_nodes.audit import Filter, PairingsFilter, Trail
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import MAX_SHOWN, HermesNodesError, NotAllowed, Unavailable, UsageError
-from hermes_nodes.gateway.bodies import decode_body
+from hermes_nodes.gateway.bodies import OVERSIZE_HINT, decode_body
 from hermes_nodes.gateway.call_routes import post_call, upgrade_call
 from hermes_nodes.gateway.callers import ACTOR, Identify, identified
 from hermes_nodes.gateway.calls import Calls
@@ -245,6 +245,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except HermesNodesError as error:
         return error_response(error)
+    except web.HTTPRequestEntityTooLarge as error:
+        told = UsageError(f"the request has more than {MAX_BODY} bytes", OVERSIZE_HINT)
+        return web.json_response({"error": told.to_wire()}, status=error.status)
     except web.HTTPException as error:
         asked = printable(f"{request.method} {request.path}", MAX_SHOWN)
         told = UsageError(

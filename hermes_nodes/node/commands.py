@@ -17,6 +17,7 @@ from hermes_nodes.node.processes import (
     Escalation,
     Output,
     command_environment,
+    shell,
     shell_command,
 )
 from hermes_nodes.node.shells import ShellSession, State, StateReader
@@ -65,7 +66,7 @@ class ExecCall:
             try:
                 command = self._start(plan, reader, held)
             except OSError as error:
-                return await self._not_run(plan.argv[0], error)
+                return await self._not_run(plan.program, error)
             except ValueError as error:  # a NUL character, or a variable's name that is none
                 return failure(request, "bad_request", f"the command can't be started: {error}")
             result = await self._follow(command)
@@ -75,7 +76,7 @@ class ExecCall:
 
     def _start(self, plan: "Prepared", reader: StateReader | None, held: ExitStack) -> Command:
         request = self._request
-        argv = plan.argv
+        program, argv, cwd, environment = plan
         keep_open: tuple[int, ...] = ()
         if reader is not None:
             argv, keep_open = reader.argv(request.command or ""), (reader.writing,)
@@ -84,16 +85,18 @@ class ExecCall:
             self._terminal = held.enter_context(closing(Terminal(request.pty)))
             if request.command is None and not request.argv:
                 # How every shell knows that it is a login shell: not all have the same option for it.
-                argv = [f"-{os.path.basename(argv[0])}"]
-            argv = on_terminal(plan.argv[0], argv, plan.environment.get("LC_CTYPE"))
+                argv = [f"-{os.path.basename(program)}"]
+            argv = on_terminal(program, argv, environment.get("LC_CTYPE"))
+            program = argv[0]
             wired = self._terminal.wires
         command = Command.start(
             request.id,
             argv,
-            cwd=plan.cwd,
-            environment=plan.environment,
+            cwd=cwd,
+            environment=environment,
             wired=wired or pipes(stdin=request.stdin),
             keep_open=keep_open,
+            program=program,
         )
         if reader is not None:
             reader.started()
@@ -176,8 +179,9 @@ class ExecCall:
 
 
 class Prepared(NamedTuple):
-    """What a command is started with."""
+    """What a command is started with; ``argv`` begins with what ``program`` is called."""
 
+    program: str
     argv: list[str]
     cwd: str
     environment: dict[str, str]
@@ -192,14 +196,15 @@ def prepared(config: NodeConfig, request: Exec, kept: State | None = None) -> Pr
     base = kept.cwd if kept else current_user().home
     cwd = os.path.join(base, expand_home(request.cwd)) if request.cwd else base
     if not os.path.isdir(cwd):
-        raise FileMissing(f"there is no directory {cwd} to run in")
+        raise FileMissing(f"there is no directory {cwd!r} to run in")
     if request.cwd:
         environment.pop("PWD", None)  # it was the session's
-    if request.argv or request.command is not None:
-        argv = request.argv or shell_command(request.command or "")
-    else:
-        argv = [environment.get("SHELL", "/bin/sh")]
-    return Prepared(argv, cwd, environment)
+    if request.argv:
+        return Prepared(request.argv[0], request.argv, cwd, environment)
+    if request.command is not None:
+        return Prepared(shell(), shell_command(request.command), cwd, environment)
+    users = environment.get("SHELL", "/bin/sh")
+    return Prepared(users, [users], cwd, environment)
 
 
 def _environment(request: Exec, kept: State | None) -> dict[str, str]:

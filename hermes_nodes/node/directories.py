@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Self
 from hermes_nodes.clock import timestamp
 from hermes_nodes.errors import CallFailed, FileMissing
 from hermes_nodes.node.allowlist import NO_DIRECTORY, Allowlist, telling
+from hermes_nodes.node.identity import identity
 
 Kind = Literal["file", "dir", "link", "other"]
 
@@ -22,12 +23,13 @@ _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFL
 
 
 class Facts(NamedTuple):
-    """What `stat` tells; ``mtime`` in RFC 3339."""
+    """What `stat` tells; ``mtime`` in RFC 3339, and of a directory its ``identity``."""
 
     kind: Kind
     size_bytes: int
     perm: int
     mtime: str
+    identity: str | None
 
 
 def stat_path(allowlist: Allowlist, path: str) -> Facts:
@@ -43,8 +45,8 @@ def stat_path(allowlist: Allowlist, path: str) -> Facts:
     return _facts(found)
 
 
-def make_dir(allowlist: Allowlist, path: str, perm: int | None = None, root: str | None = None) -> None:
-    """Make a directory, whose parent must exist; one that is there is fine.
+def make_dir(allowlist: Allowlist, path: str, perm: int | None = None, root: str | None = None) -> str:
+    """Make a directory, whose parent must exist; one that is there is fine. Gives its identity.
 
     ``perm`` are its permission bits in the end, also of one that was there; without it a new one gets
     what the umask leaves. Below ``root`` no symlink is followed. Raises CallFailed where something else is
@@ -56,6 +58,7 @@ def make_dir(allowlist: Allowlist, path: str, perm: int | None = None, root: str
     try:
         with telling(path):
             _make(place.dir_fd, place.name, perm, path)
+            return identity(os.stat(place.name, dir_fd=place.dir_fd, follow_symlinks=False))
     finally:
         os.close(place.dir_fd)
 
@@ -128,12 +131,14 @@ class Listing:
                 except FileNotFoundError:  # gone since its name was read
                     continue
                 name = base64.b64encode(os.fsencode(entry.name)).decode()
-                yield json.dumps({"name_b64": name, **facts._asdict()}).encode() + b"\n"
+                told = {key: value for key, value in facts._asdict().items() if value is not None}
+                yield json.dumps({"name_b64": name, **told}).encode() + b"\n"
 
 
 def _facts(found: os.stat_result) -> Facts:
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), "other")
-    return Facts(kind, found.st_size, stat.S_IMODE(found.st_mode), _moment(found.st_mtime_ns))
+    same = identity(found) if kind == "dir" else None
+    return Facts(kind, found.st_size, stat.S_IMODE(found.st_mode), _moment(found.st_mtime_ns), same)
 
 
 def _moment(nanoseconds: int) -> str:

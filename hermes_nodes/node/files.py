@@ -149,10 +149,11 @@ class Writer:
         self._kept_perm = stat.S_IMODE((self._old or os.fstat(self._fd)).st_mode) & 0o777
         self._try_perm(0o600)
         parts.lock(self._fd)
-        self._note = Note(os.path.dirname(place.canonical), self._temporary, place.name)
         # Only what has a known size can be told from a whole; what is appended has no place of its own.
-        is_resumable = kept is not None and mode != "append" and size_bytes is not None
-        self._parts = kept if kept is not None and is_resumable and kept.begin(self._note) else None
+        is_resumable = mode != "append" and size_bytes is not None
+        folder = os.path.dirname(place.canonical)
+        self._note = Note(folder, self._temporary, place.name, is_resumable=is_resumable)
+        self._parts = kept if kept is not None and kept.begin(self._note) else None
 
     @classmethod
     def open(
@@ -247,7 +248,8 @@ class Writer:
         """The connection is lost: leave what has come for a day, if its size is known; else ``abort``."""
         with self._lock:
             is_whole = self.bytes_written >= self._offset  # of what was there already
-            if self._fd >= 0 and self._parts is not None and is_whole:
+            can_go_on = self._note.is_resumable and is_whole
+            if self._fd >= 0 and self._parts is not None and can_go_on:
                 with suppress(OSError):
                     held = Held(self.bytes_written, self._sha256.hexdigest())
                     if parts.make_part(self._fd, self._place, self._note, held):

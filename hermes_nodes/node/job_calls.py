@@ -42,11 +42,12 @@ async def start(place: Place, request: Exec) -> Result:
     """
     if request.stdin or request.pty is not None or request.session is not None:
         return failure(request, "bad_request", "a detached job has no input, no terminal and no session")
-    argv, cwd, environment = prepared(place.config, request)
+    program, argv, cwd, environment = prepared(place.config, request)
     time_limit = None if request.timeout_ms is None else request.timeout_ms / 1000
     summary = act(request, "summary").command or ""
+    order = JobOrder(request.id, summary, program, argv, cwd, environment, time_limit)
     try:
-        await place.lasting.jobs.start(JobOrder(request.id, summary, argv, cwd, environment, time_limit))
+        await place.lasting.jobs.start(order)
     except TooManyJobs:
         return failure(request, "busy", f"{MAX_RUNNING} jobs are running, which is all it takes")
     except UsageError as error:

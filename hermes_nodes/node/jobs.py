@@ -41,6 +41,8 @@ class JobOrder(NamedTuple):
     id: str
     #: What the record says of the command.
     summary: str
+    program: str
+    #: Begins with what the program is called.
     argv: list[str]
     cwd: str
     environment: Mapping[str, str]
@@ -162,7 +164,13 @@ class Jobs:
 
     async def _launch(self, job: Job, files: list[int], order: JobOrder) -> None:
         try:
-            command = Command.start(order.id, order.argv, cwd=order.cwd, environment=order.environment)
+            command = Command.start(
+                order.id,
+                order.argv,
+                cwd=order.cwd,
+                environment=order.environment,
+                program=order.program,
+            )
         except (OSError, ValueError) as error:
             for fd in files:
                 os.close(fd)
@@ -170,7 +178,7 @@ class Jobs:
                 await self._disk.run(job.folder.remove)
                 raise UsageError(f"the command can't be started: {error}") from error
             self._jobs[order.id] = job
-            await self._not_run(job, order.argv[0], error)
+            await self._not_run(job, order.program, error)
         else:
             self._jobs[order.id] = job
             self._follow(job, command, files, order.time_limit)

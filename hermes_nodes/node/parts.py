@@ -1,7 +1,7 @@
 """What broken transfers leave on this node: kept for a day so that they can go on, then swept.
 
-Every write that may be resumed is noted in the node's own folder while its content is spooled beside its
-target. So nothing of it is forgotten, not even by a node that was killed in the middle.
+Every write is noted in the node's own folder while its content is spooled beside its target. So nothing
+of it is forgotten, not even by a node that was killed in the middle.
 """
 
 import errno
@@ -32,11 +32,15 @@ _BLOCK = 1 << 20
 
 
 class Note(NamedTuple):
-    """One spooled file: the directory without any symlink, its name there, and its target's name."""
+    """One spooled file: the directory without any symlink, its name there, and its target's name.
+
+    Only an ``is_resumable`` one is of use to a later transfer.
+    """
 
     directory: str
     name: str
     target: str
+    is_resumable: bool = True
 
 
 class Parts:
@@ -67,7 +71,7 @@ class Parts:
         self.end(note)
 
     def tidy(self, *, now: float | None = None) -> None:
-        """Make parts of what a node that was killed had spooled, and remove those of yesterday.
+        """Make parts of what a node that was killed had spooled, or remove it; remove parts of yesterday.
 
         ``now`` in seconds since the epoch; blocking, and as long as reading what was spooled takes.
         """
@@ -87,8 +91,14 @@ class Parts:
         with _opened(note) as (place, fd):
             if fd is None:
                 self.end(note)
-            elif lock(fd) and make_part(fd, place, note, None):
+            elif not lock(fd):
+                return
+            elif note.is_resumable and make_part(fd, place, note, None):
                 self.kept(note)
+            else:
+                with suppress(FileNotFoundError):  # an empty one has made no part
+                    os.unlink(note.name, dir_fd=place.dir_fd)
+                self.end(note)
 
     def _notes(self) -> Iterator[tuple[Path, Note]]:
         try:

@@ -51,9 +51,14 @@ def command_environment(
     return environment | dict(given) | {MARK: call_id}
 
 
+def shell() -> str:
+    """The path of bash, else of sh."""
+    return shutil.which("bash") or "/bin/sh"
+
+
 def shell_command(command: str) -> list[str]:
-    """``command`` for bash, else for sh; neither reads profile files."""
-    return [shutil.which("bash") or "/bin/sh", "-c", command]
+    """``command`` for that shell under its own name, which it gives in messages; without profile files."""
+    return [os.path.basename(shell()), "-c", command]
 
 
 class Output:
@@ -133,16 +138,19 @@ class Command:
         environment: Mapping[str, str],
         wired: Wires | None = None,
         keep_open: tuple[int, ...] = (),
+        program: str | None = None,
     ) -> "Command":
         """Without ``wired`` it gets a pipe for each output; ``keep_open`` are descriptors that it inherits.
 
-        Raises OSError if it can't be run, ValueError if it holds NUL bytes.
+        ``program`` is what is run if not ``argv[0]``, which is then only its name. Raises OSError if it
+        can't be run, ValueError if it holds NUL bytes.
         """
         wired = wired or wires.pipes()
         stdin, stdout, stderr = wired.theirs
         try:
             process = subprocess.Popen(
                 argv,
+                executable=program,
                 cwd=cwd,
                 env=dict(environment),
                 stdin=stdin,

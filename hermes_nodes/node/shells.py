@@ -118,11 +118,11 @@ class StateReader:
 
     def argv(self, command: str) -> list[str]:
         """``command`` for the node's shell, which is to inherit ``writing``."""
-        shell, flag, _ = shell_command(command)
+        name, flag, _ = shell_command(command)
         python = shlex.join([sys.executable, "-I", "-S", "-c", _ENV_BY_PYTHON])
-        untrap = "trap - DEBUG ERR" if shell.endswith("bash") else ":"
+        untrap = "trap - DEBUG ERR" if name.endswith("bash") else ":"
         script = _SCRIPT.format(fd=self.writing, python=python, untrap=untrap)
-        return [shell, flag, script, shell, command]
+        return [name, flag, script, name, command]
 
     def started(self) -> None:
         """The command has its own end now."""
@@ -136,7 +136,13 @@ class StateReader:
         if len(self._told) > MAX_STATE:
             log.warning("a session's environment has more than %d bytes and is not kept", MAX_STATE)
             return None
-        return parse(bytes(self._told))
+        state = parse(bytes(self._told))
+        if state is None:
+            log.warning(
+                "a session stays as it was: its shell was replaced by `exec`, or has a variable that is too"
+                " long for any program"
+            )
+        return state
 
     def close(self) -> None:
         self.started()

@@ -123,8 +123,10 @@ async def list_dir(place: Place, call: NodeCall, request: ListDir) -> ListDirRes
 
 async def make_dir(place: Place, call: NodeCall, request: MakeDir) -> MakeDirResult:
     """Make a directory; raises what keeps it from being made."""
-    await asyncio.to_thread(directories.make_dir, place.allowlist, request.path, request.perm, request.root)
-    return MakeDirResult(status="ok", id=call.id)
+    made = await asyncio.to_thread(
+        directories.make_dir, place.allowlist, request.path, request.perm, request.root
+    )
+    return MakeDirResult(status="ok", id=call.id, identity=made)
 
 
 async def _send(place: Place, call: NodeCall, content: Chunked, block_bytes: int) -> None:

@@ -27,8 +27,9 @@ class _Process(NamedTuple):
 class ProcessTree:
     """One call's processes; looking at them blocks.
 
-    A process is of the call if it carries the call's mark, is of the leader's group or session, can write
-    to the call's pipes or its ``terminal``, or has been started by one that is. Whoever clears its
+    A process is of the call if it carries the call's mark, is of the leader's group or session, is no older
+    than the leader and can write to the call's pipes or its ``terminal`` (an older one was lent them, as a
+    terminal multiplexer is by its clients), or has been started by one that is. Whoever clears its
     environment, leaves the session, lets go of the pipes and loses its parent before the first look is not
     found. Without /proc there is neither mark nor pipe to see: there it is enough to leave the session and
     to lose the parent.
@@ -39,6 +40,7 @@ class ProcessTree:
     ) -> None:
         self._mark = mark
         self._leader = leader
+        self._born = _born(leader)
         links = {terminal, *(_link(os.fstat(fd)) for fd in pipes)}
         self._ways_out = {link for link in links if link is not None}
         # Found before: one whose parent has died meanwhile is still ours.
@@ -60,7 +62,10 @@ class ProcessTree:
             return True
         if leader and leader in (process.group, process.session):
             return True
-        return _is_marked(pid, self._mark) or self._can_write(pid)
+        return _is_marked(pid, self._mark) or (self._is_young(process) and self._can_write(pid))
+
+    def _is_young(self, process: _Process) -> bool:
+        return isinstance(process.started, str) or process.started >= self._born
 
     def _can_write(self, pid: int) -> bool:
         """Whether a process can write to what we read from."""
@@ -123,13 +128,24 @@ def _parsed(told: str) -> Iterator[tuple[int, _Process]]:
                 yield int(pid), _Process(int(parent), int(group), os.getsid(int(pid)), started)
 
 
-def _read(pid: int) -> _Process | None:
+def _fields(pid: int) -> list[bytes]:
+    """What `/proc` tells of a process, from its state on; nothing of one that is gone."""
     try:
         # pid (comm) state ppid pgrp session tty tpgid flags … starttime is the 22nd; comm may hold
         # anything, also parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return None
+        return []
+
+
+def _born(pid: int) -> int:
+    """When a process was started, as ``_Process`` has it; also one that has ended and was not reaped."""
+    fields = _fields(pid)
+    return int(fields[19]) if fields else 0
+
+
+def _read(pid: int) -> _Process | None:
+    fields = _fields(pid)
     if not fields or fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
         return None
     return _Process(int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))

@@ -302,6 +302,7 @@ class StatResult(Result, frozen=True, kw_only=True, tag="stat_result"):
     size_bytes: Count = 0
     perm: Count = 0
     mtime: str | None = None
+    identity: Short | None = None
 
 
 class ListDirResult(Result, frozen=True, kw_only=True, tag="list_dir_result"):
@@ -309,7 +310,7 @@ class ListDirResult(Result, frozen=True, kw_only=True, tag="list_dir_result"):
 
 
 class MakeDirResult(Result, frozen=True, kw_only=True, tag="make_dir_result"):
-    pass
+    identity: Short | None = None
 
 
 class JobListResult(Result, frozen=True, kw_only=True, tag="job_list_result"):

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from hermes_nodes.errors import ProtocolViolation
 from hermes_nodes.protocol.codec import MAX_DATA, Data, Frame, RecordCodec
-from hermes_nodes.protocol.messages import Message, Unknown, Window
+from hermes_nodes.protocol.messages import Error, Message, Result, Unknown, Window
 
 _Peer = TypeVar("_Peer")
 
@@ -195,7 +195,7 @@ class Stream(Generic[_Peer]):
     def next_frame(self) -> Frame | None:
         """The next frame to write, sealed: messages first, then one record of each call in turn."""
         if self._control:
-            return self._codec.encode(self._control.popleft())
+            return self._message_frame(self._control.popleft())
         while self._ready:
             outgoing = self._ready.popleft()
             outgoing.queued = False
@@ -205,6 +205,18 @@ class Stream(Generic[_Peer]):
             if payload is not None:
                 return self._data_frame(outgoing, payload)
         return None
+
+    def _message_frame(self, message: Message) -> Frame:
+        try:
+            return self._codec.encode(message)
+        except UnicodeEncodeError:
+            # Text that came from the system, such as a name, may hold what UTF-8 can't. Its caller must not
+            # wait for ever, and no more must all others.
+            if not isinstance(message, Result):
+                raise
+            return self._codec.encode(
+                Error(id=message.id, code=5000, reason="internal_error", detail="an answer is not UTF-8")
+            )
 
     def _data_frame(self, outgoing: _Outgoing, payload: bytes | memoryview) -> Frame:
         outgoing.credit -= len(payload)

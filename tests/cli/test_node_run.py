@@ -1,12 +1,14 @@
 """A machine's own commands, and the file that says when a gateway is ready."""
 
 import json
+import signal
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Home, NodeProcess
+from tests.harness import GatewayProcess, Home, NodeProcess
 
 URL = "ws://127.0.0.1:1"
 TOKEN = "hnt_" + "a" * 43  # nobody's
@@ -80,3 +82,22 @@ def test_what_an_earlier_gateway_said_is_replaced_by_the_next_one(empty_home: Ho
     ready.write_text("stale")
     with empty_home.gateway("--ready-file", str(ready)) as gateway:
         assert json.loads(ready.read_text())["port"] == gateway.port
+
+
+def test_a_node_that_is_started_in_the_background_hands_no_ignored_signals_on(
+    home: Home, gateway: GatewayProcess
+) -> None:
+    """As by a script's `nohup … &`: it lives on when they come."""
+    ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    with ExitStack() as stack:
+        try:
+            node = stack.enter_context(home.node(gateway, "background"))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert home.ok("exec", "background", "trap; exec bash -c trap") == ""
+        assert home.ok("exec", "background", "bash", "-c", "trap") == ""
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            node.process.send_signal(number)
+        assert home.ok("exec", "background", "echo here") == "here\n"

@@ -45,10 +45,13 @@ class Liar:
         self.content: Iterable[bytes] = [b"lies"]
         self.kind: Literal["file", "dir"] = "dir"
         self.size = 4
+        self.leaves = False
 
     async def serve(self) -> None:
         while True:
             match await self._node.receive():
+                case _ if self.leaves:
+                    await self._node.ws.close()
                 case Stat() as request:
                     answer = StatResult(
                         id=request.id, status="ok", kind=self.kind, size_bytes=self.size, perm=0o6755
@@ -212,3 +215,19 @@ async def test_what_a_node_says_moves_no_cursor(home: Home, liar: Liar) -> None:
     done = await copied(home, "-r", "liar:/d")
     assert done.returncode == 1
     assert b"\x1b" not in done.stderr
+
+
+async def test_after_a_lost_connection_the_other_sources_are_not_tried(home: Home, liar: Liar) -> None:
+    (home.folder / "in" / "target").mkdir(parents=True)
+    liar.leaves = True
+    done = await copied(home, "--json", "liar:one", "liar:two")
+    assert done.returncode == 1
+    assert [json.loads(text)["status"] for text in done.stdout.splitlines()] == ["node_disconnected"]
+
+
+async def test_a_node_that_is_none_keeps_no_other_source_from_being_copied(home: Home, liar: Liar) -> None:
+    liar.kind = "file"
+    (home.folder / "in" / "target").mkdir(parents=True)
+    done = await copied(home, "--json", "nobody:one", "liar:two")
+    assert done.returncode == 1
+    assert [json.loads(text)["status"] for text in done.stdout.splitlines()] == ["unknown_node", "ok"]

@@ -23,6 +23,24 @@ def test_what_has_a_colon_before_any_slash_is_on_a_node(text: str, node: str | N
 
 
 @pytest.mark.parametrize(
+    ("path", "other", "is_within"),
+    [
+        ("a/b", "a", True),
+        ("./a//b", "a/", True),
+        ("a/./b", "./a", True),
+        ("a", "a", True),
+        ("b", ".", True),
+        ("ab", "a", False),
+        ("a", "a/b", False),
+        ("a/../b", "a", False),
+        ("/a/b", "a", False),
+    ],
+)
+def test_a_path_within_another_is_told_by_its_spelling(path: str, other: str, is_within: bool) -> None:
+    assert Spot("laptop", path).is_within(Spot("laptop", other)) == is_within
+
+
+@pytest.mark.parametrize(
     ("path", "name", "parent"),
     [
         ("/srv/data", "data", "/srv"),

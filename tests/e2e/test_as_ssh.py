@@ -133,6 +133,7 @@ ENDS = [
     "umask",
     "pwd; echo $PWD",
     "ulimit -n >/dev/null && echo ok",
+    "trap",
     "trap '' PIPE; yes | head -n 1",
     "yes | head -n 1; echo ${PIPESTATUS[@]}",
     "env | grep -c HERMES_NODE_TOKEN",
@@ -219,9 +220,7 @@ def through(client: Client, command: str | Sequence[str], stdin: bytes | None = 
     assert done.error is None
     assert done.exit_code is not None
     assert not done.truncated
-    # bash names itself by the path it was started with.
-    stderr = done.stderr_bytes.replace(b"/usr/bin/bash: ", b"bash: ").replace(b"/bin/bash: ", b"bash: ")
-    return Result(done.stdout_bytes.replace(b"/usr/bin/bash ", b"bash "), stderr, done.exit_code)
+    return Result(done.stdout_bytes, done.stderr_bytes, done.exit_code)
 
 
 @pytest.mark.parametrize("commands", [QUOTING, BYTES, ENDS], ids=["quoting", "bytes", "ends"])
@@ -246,8 +245,20 @@ def test_words_are_run_as_they_are(client: Client, words: list[str]) -> None:
 )
 def test_the_command_line_adds_nothing(home: Home, command: str) -> None:
     done = home.run("exec", "laptop", command)
-    stderr = done.stderr.replace(b"/usr/bin/bash: ", b"bash: ")
-    assert Result(done.stdout, stderr, done.returncode) == locally(command)
+    assert Result(done.stdout, done.stderr, done.returncode) == locally(command)
+
+
+@pytest.mark.parametrize("is_job", [False, True], ids=["session", "job"])
+def test_the_shell_has_the_same_name_wherever_it_runs(home: Home, is_job: bool) -> None:
+    command = "echo $0; nosuch"
+    if is_job:
+        job = home.client.start_job("laptop", command)
+        assert home.client.job_wait("laptop", job).exit_code == 127
+        said = tuple(home.run("logs", *option, job).stdout for option in ([], ["--stderr"]))
+    else:
+        done = home.client.exec("laptop", command, session="named")
+        said = done.stdout_bytes, done.stderr_bytes
+    assert said == locally(command)[:2]
 
 
 @pytest.mark.parametrize("size", [131_000, 131_071, 131_072, 400_000])

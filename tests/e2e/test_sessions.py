@@ -62,7 +62,7 @@ def test_a_session_whose_directory_is_gone_says_the_way_out(
     (tmp_path / "gone").rmdir()
     done = home.run("exec", "--session", name, "laptop", "pwd")
     assert done.returncode == 66
-    assert f"there is no directory {tmp_path}/gone to run in" in done.stderr.decode()
+    assert f"there is no directory '{tmp_path}/gone' to run in" in done.stderr.decode()
     assert f"give --cwd /, or forget the session: `hermes-nodes session reset laptop {name}`" in (
         done.stderr.decode()
     )
@@ -86,6 +86,16 @@ def test_a_command_that_was_ended_leaves_the_state_as_it_was(
     said(home, name, "cd /usr")
     home.client.exec("laptop", f"cd /etc; {end}", session=name, timeout=0.5 if "sleep" in end else None)
     assert said(home, name, "pwd") == "/usr\n"
+
+
+def test_a_directory_that_is_gone_is_said_whatever_its_name(
+    home: Home, node: NodeProcess, name: str, tmp_path: Path
+) -> None:
+    command = f"cd {tmp_path}; mkdir $'gone-\\xff'; cd $'gone-\\xff'; rmdir $PWD"
+    said(home, name, command)
+    with pytest.raises(FileMissing, match=r"gone-\\udcff' to run in"):
+        said(home, name, "pwd")
+    assert said(home, name, "pwd", cwd="/") == "/\n"
 
 
 def test_a_background_is_not_waited_for_and_lives_on(home: Home, node: NodeProcess, name: str) -> None:
@@ -165,6 +175,6 @@ def test_a_directory_that_is_gone_says_where_it_was(
     folder.mkdir()
     said(home, name, f"cd {folder}")
     folder.rmdir()
-    with pytest.raises(FileMissing, match=f"no directory {folder}"):
+    with pytest.raises(FileMissing, match=f"no directory '{folder}'"):
         said(home, name, "pwd")
     assert said(home, name, "pwd", cwd="/") == "/\n"

@@ -41,7 +41,7 @@ def test_a_link_on_the_way_is_refused(
 ) -> None:
     (inside / "real" / "sub").mkdir(parents=True)
     (inside / "door").symlink_to(target)
-    attempts: tuple[Callable[[], None], ...] = (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: write(allowlist, "door/new", "."),
         lambda: write(allowlist, "door/sub/new", "."),
         lambda: make_dir(allowlist, "door/new", root="."),

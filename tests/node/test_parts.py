@@ -231,8 +231,11 @@ def test_a_part_is_swept_after_a_day_and_not_before(
     assert names(notes) == set()
 
 
-def test_what_is_being_written_is_left_alone(allowlist: Allowlist, inside: Path, parts: Parts) -> None:
-    with Writer.open(allowlist, "file", size_bytes=4, kept=parts) as writer:
+@pytest.mark.parametrize("size", [4, None])
+def test_what_is_being_written_is_left_alone(
+    allowlist: Allowlist, inside: Path, parts: Parts, size: int | None
+) -> None:
+    with Writer.open(allowlist, "file", size_bytes=size, kept=parts) as writer:
         writer.feed(b"half")
         parts.tidy(now=time.time() + 2 * KEPT_SECONDS)
         writer.finish()
@@ -244,20 +247,35 @@ KILLED = """
     from hermes_nodes.node.allowlist import Allowlist
     from hermes_nodes.node.files import Writer
     from hermes_nodes.node.parts import Parts
-    folder, own = sys.argv[1:]
-    kept = Parts(pathlib.Path(own))
-    writer = Writer.open(Allowlist([folder]), folder + "/file", size_bytes=10, kept=kept)
+    folder, own, mode, size = sys.argv[1:]
+    kept, size_bytes = Parts(pathlib.Path(own)), int(size) or None
+    writer = Writer.open(Allowlist([folder]), folder + "/file", mode, size_bytes=size_bytes, kept=kept)
     writer.feed(b"seven b")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+def killed(inside: Path, notes: Path, write_mode: str, size: int) -> None:
+    """A node that is killed in a write; 0 is no size."""
+    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(inside), str(notes), write_mode, str(size)]
+    assert subprocess.run(script, check=False).returncode < 0
+    assert len(names(inside)) == 2
+
+
+@pytest.mark.parametrize(("write_mode", "size"), [("overwrite", 0), ("append", 0), ("append", 10)])
+def test_what_nobody_can_go_on_from_is_gone_when_a_killed_node_is_back(
+    inside: Path, parts: Parts, notes: Path, write_mode: str, size: int
+) -> None:
+    killed(inside, notes, write_mode, size)
+    parts.tidy()
+    assert names(inside) == {"file"}
+    assert names(notes) == set()
+
+
 def test_what_a_killed_node_had_is_a_part_when_it_is_back(
     allowlist: Allowlist, inside: Path, parts: Parts, notes: Path
 ) -> None:
-    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(inside), str(notes)]
-    assert subprocess.run(script, check=False).returncode < 0
-    assert len(names(inside)) == 2
+    killed(inside, notes, "overwrite", 10)
     parts.tidy()
     assert names(inside) == {"file", PART}
     assert go_on(allowlist, parts, 7, b"seven bytes"[:10])[0] == 10

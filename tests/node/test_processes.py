@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes_nodes.node import processes
 from hermes_nodes.node.processes import (
     ESCALATION,
     MARK,
@@ -21,7 +22,7 @@ from hermes_nodes.node.processes import (
     command_environment,
     shell_command,
 )
-from tests.harness import Watched, processes_of
+from tests.harness import Watched, processes_of, until
 from tests.support import PATIENCE
 
 SHORT: Escalation = ((signal.SIGINT, 0.1), (signal.SIGTERM, 0.1), (signal.SIGKILL, 2.0))
@@ -107,7 +108,8 @@ def test_the_shell_is_bash_or_else_sh(
     monkeypatch: pytest.MonkeyPatch, bash: str | None, shell: str
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: bash)
-    assert shell_command("true") == [shell, "-c", "true"]
+    assert processes.shell() == shell
+    assert shell_command("true") == [Path(shell).name, "-c", "true"]
 
 
 async def test_a_command_has_its_own_session_and_no_input_and_no_descriptors_of_ours() -> None:
@@ -218,6 +220,30 @@ async def test_a_stranger_with_the_number_of_a_command_that_has_ended_is_left_al
         ours.command.process.pid = stranger.command.process.pid
         await asyncio.wait_for(ours.command.end(lambda: SHORT), PATIENCE)
         assert not stranger.command.exited.is_set()
+
+
+async def test_a_process_that_was_lent_the_output_is_no_part_of_the_call() -> None:
+    script = "echo; read -r path; exec 3>$path; echo; exec sleep 1000"
+    pipe = asyncio.subprocess.PIPE
+    lent = await asyncio.create_subprocess_exec("bash", "-c", script, stdin=pipe, stdout=pipe)
+    assert lent.stdin is not None
+    assert lent.stdout is not None
+    try:
+        await asyncio.wait_for(lent.stdout.readline(), PATIENCE)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        # The kernel tells births in hundredths of a second.
+        await until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > now + 0.02)
+        async with running("echo up; sleep 1000") as run:
+            assert await run.line() == "up"
+            # The pipe's name in /proc stands for a socket over which it is sent.
+            lent.stdin.write(f"/proc/{run.command.process.pid}/fd/1\n".encode())
+            assert await asyncio.wait_for(lent.stdout.readline(), PATIENCE) == b"\n"
+            with Watched([lent.pid]) as watched:
+                await run.command.end(lambda: SHORT)
+                assert watched.living() == 1
+    finally:
+        lent.kill()
+        await lent.wait()
 
 
 def test_the_ladders_end_with_a_kill() -> None:

@@ -310,7 +310,8 @@ async def test_a_write_that_does_not_come_to_its_end_leaves_nothing(calls: Calls
         await asyncio.wait_for(calls.runner.close(), PATIENCE)
         assert write.id not in calls.stream.answers
     assert path.read_text() == "old"
-    assert {one.name for one in calls.folder.iterdir()} == {"file", "audit.log"}
+    assert {one.name for one in calls.folder.iterdir()} == {"file", "audit.log", "parts"}
+    assert not list((calls.folder / "parts").iterdir())
 
 
 async def test_a_path_that_is_not_allowed_is_refused_before_any_content(calls: Calls) -> None:

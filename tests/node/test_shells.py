@@ -63,6 +63,16 @@ async def test_directory_and_exported_variables_are_told(shell: str, tmp_path: P
     assert not [name for name in told.kept.environment if "hermes" in name.lower()]
 
 
+@pytest.mark.parametrize("command", ["exec true", "BIG=$(seq 30000); export BIG; cd /usr"])
+async def test_a_shell_that_can_not_tell_its_state_is_noted(
+    shell: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    """Linux lets no program have 128 KiB in one variable, and so none could be given the state."""
+    assert Told(command, tmp_path).state is None
+    (record,) = caplog.records
+    assert "stays as it was" in record.message
+
+
 @pytest.mark.parametrize(
     "value", ["", "a=b", "two\nlines\n", 'it\'s "quoted"', "\udcff\udc80", "x" * 60_000]
 )

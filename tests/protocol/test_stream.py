@@ -8,7 +8,9 @@ from hermes_nodes.errors import ProtocolViolation
 from hermes_nodes.protocol.codec import MAX_DATA, Data, Frame
 from hermes_nodes.protocol.messages import (
     Cancel,
+    Error,
     Exec,
+    ExecResult,
     Ping,
     Window,
     new_call_id,
@@ -67,6 +69,17 @@ def test_a_call_carries_its_input_its_output_and_its_answer() -> None:
         assert not stream.idle
         stream.close(call_id)
         assert stream.idle
+
+
+def test_an_answer_that_is_not_utf8_is_a_failure_of_its_own_call_alone() -> None:
+    gateway, node = streams()
+    call_id, other = new_call_id(), ExecResult(id=new_call_id(), status="ok")
+    node.send(ExecResult(id=call_id, status="error", error_detail="gone: \udcff"))
+    node.send(other)
+    error, answer = said(node, gateway)
+    assert isinstance(error, Error)
+    assert (error.id, error.reason) == (call_id, "internal_error")
+    assert answer == other
 
 
 def test_an_empty_source_is_an_end_and_nothing_else() -> None:
