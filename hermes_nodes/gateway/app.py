@@ -16,16 +16,17 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from hermes_nodes import __version__, operations
-from hermes_nodes.audit import AuditLog
+from hermes_nodes.books import Books
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import make_directory
-from hermes_nodes.errors import AuditUnwritable, HermesNodesError, ListenFailed, SettingsError
+from hermes_nodes.errors import HermesNodesError, ListenFailed, SettingsError
 from hermes_nodes.gateway.calls import Calls
 from hermes_nodes.gateway.control import ControlApi
 from hermes_nodes.gateway.guard import Doorkeeper, Guard
 from hermes_nodes.gateway.nodes import NodesEndpoint, seen
 from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.gateway.recording import Recording, close
 from hermes_nodes.protocol.messages import NODES_PATH, Bye, Close
 from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
@@ -80,7 +81,7 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._tls: ssl.SSLContext | None = None
         self._parts: tuple[Calls, NodesEndpoint] | None = None
-        self._trail: AuditLog | None = None
+        self._recording: Recording | None = None
         self._servers: list[asyncio.Server] = []
 
     @property
@@ -116,28 +117,32 @@ class Gateway:
         lock = operations.HomeLock(self.settings, "gateway")
         await asyncio.to_thread(lock.__enter__)
         stack.callback(lock.__exit__, None, None, None)
-        trail = stack.enter_context(operations.open_trail(self.settings))
-        pairings = await self._open_store(stack, trail)
-        calls = Calls(self.settings, self.registry, pairings, trail)
-        nodes = NodesEndpoint(self.settings, self.registry, pairings, trail)
-        self._trail, self._parts = trail, (calls, nodes)
-        stack.callback(_stop_row, trail)
+        books = await self._open_books(stack)
+        pairings = Pairings(books.store, books.trail, self._revoked)
+        stack.push_async_callback(pairings.close)
+        await pairings.load()
+        recording = self._recording = await asyncio.to_thread(Recording, books, self.settings)
+        stack.callback(recording.stopped)
+        calls = Calls(self.settings, self.registry, pairings, recording)
+        nodes = NodesEndpoint(self.settings, self.registry, pairings, books.trail)
+        self._parts = (calls, nodes)
         await self._listen_for_nodes(stack, nodes)
         await self._listen_for_operators(stack, ControlApi(self.registry, pairings, calls, self._facts))
         stack.push_async_callback(self._end_sessions, calls, pairings)
-        ticker = asyncio.create_task(self._tick(pairings, trail))
+        ticker = asyncio.create_task(self._tick(pairings, recording))
         stack.push_async_callback(_cancel, ticker)
         stack.callback(self._stop_accepting)
-        trail.append(action="start", status="ok", actor=operations.local_actor())
+        recording.started()
 
-    async def _open_store(self, stack: AsyncExitStack, trail: AuditLog) -> Pairings:
-        store, notes = await asyncio.to_thread(operations.open_store, self.settings, trail, self._environ)
-        pairings = Pairings(store, trail, self._revoked)
-        stack.push_async_callback(pairings.close)
-        for note in notes:
+    async def _open_books(self, stack: AsyncExitStack) -> Books:
+        lenient = self.settings.audit_fail_open
+        books = await asyncio.to_thread(Books.open, self.settings, self._environ, lenient=lenient)
+        stack.push_async_callback(asyncio.to_thread, close, books)
+        if lenient:
+            self._tell("warning: audit_fail_open is set: calls run even if no row of them can be written")
+        for note in books.notes:
             self._tell(note)
-        await pairings.load()
-        return pairings
+        return books
 
     async def _listen_for_nodes(self, stack: AsyncExitStack, nodes: NodesEndpoint) -> None:
         app = web.Application(client_max_size=0)
@@ -198,8 +203,8 @@ class Gateway:
         """
         _tls(settings)  # tried on a new context first: a live one takes a certificate before its key
         waiting = [key for key in _AT_START if getattr(settings, key) != getattr(self.settings, key)]
-        if self._trail is not None:
-            self._trail.append(action="settings", status="ok", actor=operations.local_actor())
+        if self._recording is not None:
+            self._recording.change(settings)
         if self._tls is not None:
             _load_certificate(self._tls, settings)
         self.settings = settings
@@ -214,7 +219,7 @@ class Gateway:
             self.registry.unregister(session)
             session.close(Close.REVOKED, "revoked", last=Bye(reason="revoked"))
 
-    async def _tick(self, pairings: Pairings, trail: AuditLog) -> None:
+    async def _tick(self, pairings: Pairings, recording: Recording) -> None:
         next_seen = time.monotonic() + SEEN_EVERY
         while True:
             await asyncio.sleep(TICK)
@@ -229,8 +234,7 @@ class Gateway:
                 if now >= next_seen or pairings.urgent:
                     next_seen = now + SEEN_EVERY
                     await self._save_seen(pairings)
-                if self.settings.audit_fsync == "interval":
-                    await asyncio.to_thread(trail.sync)
+                await recording.look_after(pairings.in_store)
             except HermesNodesError as error:
                 # A disk that is full now may have room again; liveness must be looked after meanwhile.
                 log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough
@@ -301,14 +305,6 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _stop_row(trail: AuditLog) -> None:
-    try:
-        trail.append(action="stop", status="ok", actor=operations.local_actor())
-        trail.sync()
-    except AuditUnwritable as error:
-        log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough, and a stop is a stop
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -47,8 +47,12 @@ class Pairings:
             self._credentials[pairing.id] = credentials
 
     async def close(self) -> None:
-        await self._run(TokenStore.close)
-        self._thread.shutdown()
+        """Wait for what is being done in the store; to close that is for whoever opened it."""
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def in_store(self, work: Callable[[], None]) -> None:
+        """Do something else with the store, in its one thread."""
+        await self._run(lambda _: work())
 
     # -- questions --
 
