@@ -54,18 +54,18 @@ def next_name(path: Path) -> Path:
 def open_if_there(path: Path) -> BinaryIO | None:
     """The file, for reading; None where there is none."""
     try:
-        file = open(path, "rb", opener=_opener)  # noqa: SIM115 - it is given away
+        return open(path, "rb", opener=_open_regular)
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return file
 
 
-def _opener(path: str, flags: int) -> int:
+def _open_regular(path: str, flags: int) -> int:
     # Not to wait for whoever might write to it, if somebody has put a FIFO here.
-    return os.open(path, flags | os.O_NONBLOCK)
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return fd
 
 
 def is_at(path: Path, fd: int) -> bool:
