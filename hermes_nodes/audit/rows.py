@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from hermes_nodes.audit.masks import mask
 from hermes_nodes.clock import timestamp
 
 Action = Literal[
@@ -80,11 +81,11 @@ class Tail(msgspec.Struct, frozen=True):
 
 
 def summarise_command(command: str | list[str], mode: CommandMode) -> str | None:
-    """The text of a command for its row. Credentials are to be masked here, before the cut."""
+    """The text of a command for its row; in a summary without its credentials."""
     if mode == "none":
         return None
     text = command if isinstance(command, str) else shlex.join(command)
-    return text[:SUMMARY_CHARS] if mode == "summary" else text
+    return mask(text)[:SUMMARY_CHARS] if mode == "summary" else text
 
 
 def make_row(fields: dict[str, object]) -> Row:

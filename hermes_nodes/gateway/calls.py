@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_nodes.acts import act
+from hermes_nodes.acts import Act, act
 from hermes_nodes.audit import Entry
 from hermes_nodes.calls import Answer, Call
 from hermes_nodes.config import Settings
@@ -78,6 +78,8 @@ class RunningCall:
         self.call: Call | None = None
         #: Its place in the journal.
         self.entry: Entry | None = None
+        #: What its row says of it.
+        self.act: Act | None = None
         self.cancelled = False
         #: Output came that the caller did not get.
         self.dropped = False
@@ -283,7 +285,7 @@ class Calls:
     def _known(self, running: RunningCall, session: Session | None) -> dict[str, object]:
         """What a row says of a call before that has ended."""
         pairing = self._pairings.get(running.node)
-        done = act(running.request, self.settings.audit_commands)
+        done = running.act = running.act or act(running.request, self.settings.audit_commands)
         return {
             "action": done.action,
             "node": running.node,
