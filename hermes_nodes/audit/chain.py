@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from hermes_nodes.audit.rows import Row, encode
 from hermes_nodes.clock import timestamp
@@ -86,14 +87,17 @@ class Chain:
         self.head = chains.current.head
         self.is_new = is_new
 
-    def link(self, row: Row) -> tuple[Row, bytes, Head]:
-        """The row in its place, its line, and the head that it makes once it is written."""
+    def link(self, row: Row) -> tuple[bytes, Head]:
+        """Put a new row in its place; its line, and the head that it makes once it is written."""
         seq, before = self.head.seq + 1, self.head.hash
-        placed = msgspec.structs.replace(row, seq=seq, prev=before.hex(), hash=None)
-        body = encode(placed)[: -len(_UNSIGNED)]
+        # Nobody has the row yet; to copy it at each of these would cost more than all the rest.
+        force_setattr(row, "seq", seq)
+        force_setattr(row, "prev", before.hex())
+        force_setattr(row, "hash", None)
+        body = encode(row)[: -len(_UNSIGNED)]
         signature = sign(self.key, before, body)
-        signed = msgspec.structs.replace(placed, hash=signature.hex())
-        return signed, body + seal(signature), Head(seq, signature)
+        force_setattr(row, "hash", signature.hex())
+        return body + seal(signature), Head(seq, signature)
 
     def begin_anew(self, path: str) -> None:
         """Go on elsewhere: a chain of its own, whose first row names the last one of this."""

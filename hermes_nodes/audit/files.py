@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from hermes_nodes.errors import AuditUnwritable
+
 _SUFFIX = ".%Y%m%dT%H%M%S%fZ"  # UTC to the microsecond, without a second dot
 _OUR_SUFFIX = re.compile(r"\.\d{8}T\d{12}Z")
 #: Bytes read at a time on the way back from the end: some two hundred rows.
@@ -27,6 +29,20 @@ class Rotated(NamedTuple):
 
     path: Path
     status: os.stat_result
+
+
+class SayingWhy:
+    """Makes of what the system says while a file is written an error with a sentence: AuditUnwritable."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            raise AuditUnwritable(self._path, error) from error
 
 
 def rotated_files(path: Path) -> list[Rotated]:

@@ -13,12 +13,11 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from hermes_nodes.audit.files import is_at
+from hermes_nodes.audit.files import SayingWhy, is_at
 from hermes_nodes.disk import open_private, sync_directory
-from hermes_nodes.errors import AuditUnwritable
 
 BLOCK = 512
 #: Bytes kept from the start: some three hundred calls of the usual size.
@@ -63,6 +62,7 @@ class Journal:
 
     def __init__(self, path: Path, key: bytes, *, lenient: bool = False) -> None:
         self.path = path
+        self._saying_why = SayingWhy(path)
         self._key = hmac.digest(key, b"journal", "sha256")
         self._lock = threading.Lock()
         self._fd = _NO_FD
@@ -72,7 +72,7 @@ class Journal:
         self._free: dict[int, list[int]] = {}  # by number of blocks
         self._entries: dict[int, Entry] = {}
         self._left: list[Entry] | None = None
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             try:
                 self._ready()
             except OSError:
@@ -81,7 +81,7 @@ class Journal:
 
     def begin(self, begun: bytes) -> Entry:
         """Note a call that is to be sent to its node."""
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             self._ready()
             entry = Entry(self._allocate(_blocks(len(begun))), begun, self._sign(begun))
             try:
@@ -94,7 +94,7 @@ class Journal:
 
     def end(self, entry: Entry, ended: bytes) -> None:
         """Keep how a call ended, for which there is no room elsewhere now; at most `END_BYTES`."""
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             entry.ended = ended
             self._ready()
             self._write_end(entry)
@@ -120,10 +120,10 @@ class Journal:
 
     def sync(self) -> None:
         """Wait until what was noted before this is on the disk."""
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             fd = os.dup(self._fd)
         try:
-            with self._saying_why():
+            with self._saying_why:
                 os.fsync(fd)
         finally:
             os.close(fd)
@@ -132,13 +132,6 @@ class Journal:
         with self._lock:
             self._closed = True
             self._release()
-
-    @contextlib.contextmanager
-    def _saying_why(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise AuditUnwritable(self.path, error) from error
 
     # -- the file --
 

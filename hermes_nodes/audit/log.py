@@ -6,19 +6,17 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 
-import msgspec
+from msgspec.structs import force_setattr
 
 from hermes_nodes.audit.chain import Chain, Head
-from hermes_nodes.audit.files import is_at, next_name, rotated_files
+from hermes_nodes.audit.files import SayingWhy, is_at, next_name, rotated_files
 from hermes_nodes.audit.resume import resume
 from hermes_nodes.audit.rows import Row, encode, make_row
 from hermes_nodes.disk import open_private, sync_directory
-from hermes_nodes.errors import AuditUnwritable
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -60,6 +58,7 @@ class AuditLog:
         #: Rotated files may have had their time; cleared by whoever looks after them.
         self.expiry_due = False
         self._resumed = chain is None
+        self._saying_why = SayingWhy(self.path)
         self._lock = threading.Lock()
         self._fd = _NO_FD
         self._closed = False
@@ -67,7 +66,7 @@ class AuditLog:
         self._torn = False  # the file ends within a line
         self._cut: int | None = None  # where what a failed write has left begins, if it is still there
         self._written = self._synced = 0  # bytes since the start, over all files
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             try:
                 self._open()
             except OSError:
@@ -79,10 +78,10 @@ class AuditLog:
 
         The fields are `Row`'s; a wrong one is a `msgspec.ValidationError`, and nothing is written.
         """
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             row = make_row(fields)
             self._ready()
-            row, line, head = self._link(row)
+            line, head = self._link(row)
             self._make_room(len(line))
             # Somebody else's half a line stays; this row starts one of its own.
             self._write(b"\n" + line if self._torn else line)
@@ -92,7 +91,7 @@ class AuditLog:
 
     def check(self) -> None:
         """Whether a row could be written now, as far as that can be known without writing one."""
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             self._ready()
             disk = os.fstatvfs(self._fd)
             if disk.f_flag & os.ST_RDONLY:
@@ -110,10 +109,10 @@ class AuditLog:
                 self.settled = head
                 return
             written = self._written
-            with self._saying_why():
+            with self._saying_why:
                 fd = os.dup(self._fd)  # a rotation closes the other one
         try:
-            with self._saying_why():
+            with self._saying_why:
                 os.fsync(fd)
         finally:
             os.close(fd)
@@ -121,7 +120,7 @@ class AuditLog:
             self._synced, self.settled = max(self._synced, written), head
 
     def close(self) -> None:
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             self._closed = True
             self._release()
 
@@ -131,19 +130,13 @@ class AuditLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _link(self, row: Row) -> tuple[Row, bytes, Head | None]:
-        """Gives a row its place in the chain; the one place where seq, prev and hash are set."""
+    def _link(self, row: Row) -> tuple[bytes, Head | None]:
+        """Gives a new row its place in the chain; the one place where seq, prev and hash are set."""
         if self.chain is not None:
             return self.chain.link(row)
-        row = msgspec.structs.replace(row, seq=None, prev=None, hash=None)
-        return row, encode(row), None
-
-    @contextlib.contextmanager
-    def _saying_why(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise AuditUnwritable(self.path, error) from error
+        for name in ("seq", "prev", "hash"):
+            force_setattr(row, name, None)
+        return encode(row), None
 
     def _ready(self) -> None:
         if self._closed:

@@ -90,14 +90,14 @@ def summarise_command(command: str | list[str], mode: CommandMode) -> str | None
 
 def make_row(fields: dict[str, object]) -> Row:
     """A row of now; a field that is none or of a wrong type is a `msgspec.ValidationError`."""
-    storable = {key: _storable(key, value) for key, value in fields.items()}
+    storable = {
+        key: _storable(key, value) if isinstance(value, str) else value for key, value in fields.items()
+    }
     return msgspec.convert({"ts": timestamp(), **storable}, Row)
 
 
-def _storable(key: str, value: object) -> object:
+def _storable(key: str, value: str) -> str:
     """Text that is valid UTF-8 and of a sane length; a command is cut by `summarise_command`."""
-    if not isinstance(value, str):
-        return value
     text = value if key == "command" else value[:TEXT_CHARS]
     return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair shows as \udc80
 
