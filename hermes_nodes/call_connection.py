@@ -13,12 +13,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from hermes_nodes.dialing import GatewayAddress
-from hermes_nodes.errors import GatewayLost, HermesNodesError, TryAgain, Unavailable, UsageError, from_wire
+from hermes_nodes.dialing import GatewayAddress, receive_now, send_now
+from hermes_nodes.errors import (
+    CallCancelled,
+    GatewayLost,
+    HermesNodesError,
+    TryAgain,
+    Unavailable,
+    UsageError,
+    from_wire,
+)
 from hermes_nodes.protocol import control
 
 #: Seconds without a sign of life from the gateway, which gives one every second, until it counts as gone.
 SILENCE_SECONDS = 30.0
+#: The same for whoever has interrupted the call: as long as a node gets to confirm that it has ended.
+INTERRUPTED_SECONDS = 10.0
 #: Bytes taken from a socket at a time.
 RECEIVE_BYTES = 512 * 1024
 #: Bytes that may be sent on a channel before the gateway has granted more.
@@ -123,9 +133,13 @@ class CallConnection:
         self._answer: Json | None = None
         self._watch = watch
         self._interrupt = interrupt
+        self._is_interrupted = False
 
     def run(self, request: bytes) -> Json:
-        """Raises UsageError if the input can't be read, GatewayLost, what the gateway refuses it for."""
+        """Raises UsageError if the input can't be read, GatewayLost, what the gateway refuses it for.
+
+        Also CallCancelled, where the call was interrupted and the gateway does not answer.
+        """
         self._check_input()
         head = (
             f"POST {self._address.prefix}/v1/call HTTP/1.1\r\n{self._address.headers}"
@@ -133,8 +147,11 @@ class CallConnection:
             f"Connection: Upgrade\r\nUpgrade: {control.UPGRADE}\r\nContent-Length: {len(request)}\r\n\r\n"
         )
         self._send(head.encode("ascii") + request)
+        self._await_socket(select.POLLIN)
         try:
+            self._sock.settimeout(SILENCE_SECONDS)
             status, rest = response_head(self._sock)
+            self._sock.settimeout(None)
         except OSError as error:
             raise GatewayLost from error
         if status != 101:  # noqa: PLR2004 - Switching Protocols
@@ -155,7 +172,7 @@ class CallConnection:
     def _give_up(self) -> None:
         """Something of ours ends the call: said aloud, as the node would keep what has come otherwise."""
         with suppress(OSError):
-            self._sock.send(control.frame(control.CANCEL), socket.MSG_DONTWAIT)
+            send_now(self._sock, control.frame(control.CANCEL))
 
     # -- waiting --
 
@@ -163,8 +180,35 @@ class CallConnection:
         """Wait for the gateway, for input, for the user, or for a reader to leave."""
         events = self._selected() if self._polls_badly else self._polled()
         if not events:
-            raise GatewayLost
+            raise self._silence()
         self._handle(events)
+
+    def _await_socket(self, event: int) -> None:
+        """Wait until the socket can be read, or written; an interrupt stays to be handled."""
+        poll = select.poll()
+        poll.register(self._sock, event)
+        if self._interrupt is not None:
+            poll.register(self._interrupt, select.POLLIN)
+        ready = dict(poll.poll(self._patience * 1000))
+        if self._interrupt in ready and len(ready) == 1:
+            self._is_interrupted = True
+            poll.unregister(self._interrupt)
+            ready = dict(poll.poll(self._patience * 1000))
+        if not ready:
+            raise self._silence()
+
+    @property
+    def _patience(self) -> float:
+        return INTERRUPTED_SECONDS if self._is_interrupted else SILENCE_SECONDS
+
+    def _silence(self) -> HermesNodesError:
+        """What it means that nothing came for so long."""
+        if not self._is_interrupted:
+            return GatewayLost()
+        return CallCancelled(
+            "interrupted, but the gateway does not answer: the call may go on",
+            "when it answers again, `hermes-nodes audit tail` shows what became of it",
+        )
 
     def _polled(self) -> dict[int, int]:
         poll = select.poll()
@@ -172,11 +216,11 @@ class CallConnection:
             poll.register(fd, 0)
         for fd in self._awaited():
             poll.register(fd, select.POLLIN)
-        return dict(poll.poll(SILENCE_SECONDS * 1000))
+        return dict(poll.poll(self._patience * 1000))
 
     def _selected(self) -> dict[int, int]:
         """The same without the watched: that their readers leave shows when they are written to."""
-        readable, _, _ = select.select(list(self._awaited()), [], [], SILENCE_SECONDS)
+        readable, _, _ = select.select(list(self._awaited()), [], [], self._patience)
         return dict.fromkeys(readable, select.POLLIN)
 
     def _awaited(self) -> Iterator[int]:
@@ -192,6 +236,7 @@ class CallConnection:
     def _handle(self, events: dict[int, int]) -> None:
         if self._interrupt in events:
             self._interrupt = None
+            self._is_interrupted = True
             self._input_ended()
             self._send(control.frame(control.CANCEL))
         if self._screen is not None and self._screen.resized_fd in events:
@@ -207,15 +252,14 @@ class CallConnection:
 
     def _receive(self) -> None:
         try:
-            data = self._sock.recv(RECEIVE_BYTES)
+            data = receive_now(self._sock, RECEIVE_BYTES)
+        except BlockingIOError:
+            return
         except OSError as error:
             raise GatewayLost from error
         if not data:
             raise GatewayLost
         self._take(data)
-        # What TLS has opened already does not show in a poll.
-        while self._answer is None and getattr(self._sock, "pending", int)():
-            self._take(self._sock.recv(RECEIVE_BYTES))
 
     def _take(self, data: bytes) -> None:
         try:
@@ -283,7 +327,14 @@ class CallConnection:
     def _send(self, *parts: bytes | memoryview) -> None:
         try:
             for part in parts:
-                self._sock.sendall(part)
+                self._send_all(memoryview(part))
         except OSError:
             # The gateway has answered and closed, which ends the input: its words are still to be read.
             self._input_ended()
+
+    def _send_all(self, rest: memoryview) -> None:
+        while rest:
+            try:
+                rest = rest[send_now(self._sock, rest) :]
+            except BlockingIOError:
+                self._await_socket(select.POLLOUT)

@@ -4,7 +4,8 @@ Standard library only: every command pays for what is imported here.
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -87,6 +88,39 @@ class GatewayAddress(NamedTuple):
             sock = _encrypted(sock, host, self.text)
         sock.settimeout(None)
         return sock
+
+
+def send_now(sock: socket.socket, data: bytes | memoryview) -> int:
+    """Send what goes without waiting, and say how many bytes; BlockingIOError if none do."""
+    if not hasattr(sock, "pending"):
+        return sock.send(data, socket.MSG_DONTWAIT)
+    with _never_waiting(sock):
+        return sock.send(data)
+
+
+def receive_now(sock: socket.socket, limit: int) -> bytes:
+    """What has come, empty at the end; BlockingIOError if that is no whole record of TLS yet."""
+    if not hasattr(sock, "pending"):
+        return sock.recv(limit)
+    with _never_waiting(sock):
+        received = sock.recv(limit)
+        while received and sock.pending():  # what TLS has opened already does not show in a poll
+            received += sock.recv(limit)
+    return received
+
+
+@contextmanager
+def _never_waiting(sock: socket.socket) -> Iterator[None]:
+    """TLS knows no flag for that, and has errors of its own for what would wait."""
+    import ssl  # noqa: PLC0415 - this connection is encrypted, so it has been imported
+
+    sock.setblocking(False)
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+        raise BlockingIOError from error
+    finally:
+        sock.setblocking(True)
 
 
 def token_of(environ: Mapping[str, str]) -> str:

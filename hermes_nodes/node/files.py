@@ -151,8 +151,7 @@ class Writer:
         parts.lock(self._fd)
         # Only what has a known size can be told from a whole; what is appended has no place of its own.
         is_resumable = mode != "append" and size_bytes is not None
-        folder = os.path.dirname(place.canonical)
-        self._note = Note(folder, self._temporary, place.name, is_resumable=is_resumable)
+        self._note = Note(os.path.dirname(place.canonical), self._temporary, place.name, is_resumable)
         self._parts = kept if kept is not None and kept.begin(self._note) else None
 
     @classmethod
@@ -247,8 +246,8 @@ class Writer:
     def keep(self) -> None:
         """The connection is lost: leave what has come for a day, if its size is known; else ``abort``."""
         with self._lock:
-            is_whole = self.bytes_written >= self._offset  # of what was there already
-            can_go_on = self._note.is_resumable and is_whole
+            # What was there already must have been read again.
+            can_go_on = self._note.is_resumable and self.bytes_written >= self._offset
             if self._fd >= 0 and self._parts is not None and can_go_on:
                 with suppress(OSError):
                     held = Held(self.bytes_written, self._sha256.hexdigest())

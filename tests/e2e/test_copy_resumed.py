@@ -1,11 +1,11 @@
-"""`cp --resume` where what has the name of a part is none: the copy begins anew."""
+"""`cp --resume`: what there is to go on from, and what only has the name of that."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Home, NodeProcess
+from tests.harness import GatewayProcess, Home, NodeProcess, until
 
 
 @pytest.fixture
@@ -23,3 +23,25 @@ def test_a_directory_by_the_name_of_a_part_is_left_alone(home: Home, folder: Pat
     home.ok("cp", "--resume", f"{folder}/source", f"laptop:{folder}/target")
     assert (folder / "target").read_bytes() == bytes(1 << 20)
     assert (folder / ".target.hermes-part" / "file").exists()
+
+
+async def test_of_a_copy_between_nodes_the_target_keeps_what_has_come_when_the_source_is_lost(
+    home: Home, gateway: GatewayProcess, folder: Path
+) -> None:
+    (folder / "large").touch()
+    os.truncate(folder / "large", 8 << 30)
+
+    def has_begun() -> bool:
+        return any(path.stat().st_size for path in folder.glob(".hermes-*"))
+
+    with (
+        home.node(gateway, "lost-source", allow=[home.folder]) as lost,
+        home.start("cp", f"lost-source:{folder}/large", f"laptop:{folder}/target") as running,
+    ):
+        await until(has_begun)
+        lost.process.kill()
+        code, _, stderr = running.end()
+    assert code == 75
+    assert b"`cp --resume` goes on from what has arrived" in stderr
+    await until((folder / ".target.hermes-part").exists)
+    assert not has_begun()
