@@ -5,7 +5,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -116,8 +116,11 @@ class SealedDatabase:
         return store
 
     @classmethod
-    def read_only(cls, path: Path) -> Self:
-        """Open for listing, which needs no key; a store not made yet lists nothing."""
+    def read_only(cls, path: Path, keys: Sequence[bytes | str] = ()) -> Self:
+        """Open for listing, which needs no key; a store not made yet lists nothing.
+
+        With keys its secrets can be read; BadKey if it was made with none of them.
+        """
         with explained(path):
             # A process that was killed may have left a transaction to undo, which needs to write.
             mode = "rw" if os.access(path, os.W_OK) else "ro"
@@ -126,6 +129,8 @@ class SealedDatabase:
             with store._closed_on_failure():
                 store.database.execute("PRAGMA query_only = ON")
                 store.is_blank = not store._version()
+                if keys and not store.is_blank:
+                    store._cipher = store._opening([make_cipher([key]) for key in keys])
         return store
 
     def close(self) -> None:
@@ -143,6 +148,20 @@ class SealedDatabase:
         with explained(self.path), self.database:
             self.database.execute("BEGIN IMMEDIATE")
             yield self.database
+
+    def kept(self, name: str) -> bytes | None:
+        """What `keep` put away under this name."""
+        if self.is_blank:
+            return None
+        with explained(self.path):
+            row = self.database.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
+        return self.unseal(row["value"]) if row else None
+
+    def keep(self, values: Mapping[str, bytes]) -> None:
+        """Put away what nobody may read or change without the token key, all of it or nothing."""
+        rows = [(name, self.seal(value)) for name, value in values.items()]
+        with self.change() as database:
+            database.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
 
     @contextmanager
     def _closed_on_failure(self) -> Iterator[None]:

@@ -5,8 +5,8 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +14,14 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from hermes_nodes import takeover
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.audit.rows import SUMMARY_CHARS
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.disk import open_private
-from hermes_nodes.errors import AuditUnwritable, BadKey, HomeLocked, UnknownNode, UsageError
-from hermes_nodes.keys import ensure_key, explain_wrong_key, finish_rotation, next_key
+from hermes_nodes.errors import AuditUnwritable, HomeLocked, UnknownNode, UsageError
 from hermes_nodes.names import check_label, check_name
-from hermes_nodes.records import Pairing, Secret
+from hermes_nodes.records import Pairing
 from hermes_nodes.sessions import Session
 from hermes_nodes.targets import is_pattern, matches, named_exactly
 from hermes_nodes.tokens import TokenStore
@@ -102,68 +100,6 @@ def lock_holder(path: Path) -> dict[str, object]:
         if isinstance(holder, dict):
             return holder
     return {}
-
-
-def open_store(
-    settings: Settings, trail: AuditLog, environ: Mapping[str, str] = os.environ
-) -> tuple[TokenStore, list[str]]:
-    """The store, and sentences about what was done for it: a key made, the older system's pairings taken.
-
-    The caller holds the home's lock.
-    """
-    older = takeover.pending(settings)
-    key, made_key = ensure_key(settings, environ, older)
-    # Read first: where this fails, no store must have been made with a key that may be the wrong one.
-    found = takeover.read(older, key) if older else []
-    notes = [f"made a token key and saved it in {settings.env_path}"] if made_key else []
-    if takeover.is_missing(settings):
-        notes.append(f"warning: {settings.older_store_path} is not there: this starts with an empty store")
-    with ExitStack() as stack:
-        store = stack.enter_context(_open_with(settings, environ, key))
-        notes += finish_rotation(settings, environ, store.key)
-        if older is not None:
-            notes.append(_take_over(store, trail, older, found))
-        stack.pop_all()
-    return store, notes
-
-
-def _open_with(settings: Settings, environ: Mapping[str, str], key: str) -> TokenStore:
-    path = settings.token_store_path
-    try:
-        return TokenStore.open(path, [key, *next_key(settings)])
-    except BadKey as error:
-        raise explain_wrong_key(settings, environ, path, error) from None
-
-
-def _take_over(
-    store: TokenStore, trail: AuditLog, older: Path, found: Sequence[tuple[Pairing, Secret]]
-) -> str:
-    actor = local_actor()
-
-    def note(pairings: Sequence[Pairing]) -> None:
-        for pairing in pairings:
-            if pairing.revoked_at is None:
-                trail.append(
-                    action="pair",
-                    status="ok",
-                    node=pairing.name,
-                    pairing_id=pairing.id,
-                    actor=actor,
-                    path=str(older),
-                )
-
-    added = store.take_over(older, found, before_commit=note)
-    revoked = sum(pairing.revoked_at is not None for pairing in added)
-    return f"took over {len(added)} pairings ({revoked} revoked) from {older}"
-
-
-def open_trail(settings: Settings) -> AuditLog:
-    return AuditLog(
-        settings.audit_log_path,
-        max_bytes=settings.audit_max_bytes,
-        retention_days=settings.audit_retention_days,
-        fsync=settings.audit_fsync,
-    )
 
 
 def local_actor() -> str:

@@ -1,6 +1,5 @@
 """Operations on store and trail: who a TARGET names, who holds the lock, and what is shown of a node."""
 
-import dataclasses
 import json
 import os
 import threading
@@ -12,6 +11,7 @@ import pytest
 
 from hermes_nodes import config, operations
 from hermes_nodes.audit import AuditLog
+from hermes_nodes.books import Books
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AlreadyPaired, AuditUnwritable, HomeLocked, UnknownNode, UsageError
 from hermes_nodes.operations import HomeLock, PairRequest, node_view, select, visible
@@ -190,17 +190,21 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def trail(settings: Settings) -> Iterator[AuditLog]:
-    with operations.open_trail(settings) as trail:
-        yield trail
+def books(settings: Settings) -> Iterator[Books]:
+    notes: list[str] = []
+    with Books.open(settings, {}, tell=notes.append) as books:
+        assert notes == [f"made a token key and saved it in {settings.env_path}"]
+        yield books
 
 
 @pytest.fixture
-def store(settings: Settings, trail: AuditLog) -> Iterator[TokenStore]:
-    opened, notes = operations.open_store(settings, trail, {})
-    assert notes == [f"made a token key and saved it in {settings.env_path}"]
-    with opened:
-        yield opened
+def trail(books: Books) -> AuditLog:
+    return books.trail
+
+
+@pytest.fixture
+def store(books: Books) -> TokenStore:
+    return books.store
 
 
 def rows(settings: Settings) -> list[dict[str, object]]:
@@ -269,8 +273,7 @@ def test_a_trail_that_cannot_be_written_stops_a_pairing_but_no_revoking(
     settings: Settings, store: TokenStore, trail: AuditLog
 ) -> None:
     made, _ = operations.pair(store, trail, PairRequest("web"), "local:me")
-    full_disk = dataclasses.replace(settings, audit_log_path=Path("/dev/full"))
-    with operations.open_trail(full_disk) as full:
+    with AuditLog("/dev/full") as full:
         with pytest.raises(AuditUnwritable):
             operations.pair(store, full, PairRequest("other"), "local:me")
         revocation = operations.revoke(store, full, "web", "local:me")

@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 
 from hermes_nodes import config, operations, takeover
 from hermes_nodes.audit import tail
+from hermes_nodes.books import Books
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AuditUnwritable, BadKey, HermesNodesError, SettingsError, StoreDamaged
 from hermes_nodes.operations import PairRequest
@@ -41,9 +42,8 @@ def path(settings: Settings) -> Path:
 
 def opened(settings: Settings, environ: dict[str, str] | None = None) -> list[str]:
     """What opening the store, as every change does, says of what it has done."""
-    with operations.open_trail(settings) as trail:
-        store, notes = operations.open_store(settings, trail, WITH_KEY if environ is None else environ)
-        store.close()
+    notes: list[str] = []
+    Books.open(settings, WITH_KEY if environ is None else environ, tell=notes.append).close()
     return notes
 
 
@@ -334,10 +334,8 @@ def test_a_file_that_comes_later_is_taken_over_then(settings: Settings, path: Pa
 
 
 def test_a_pairing_made_here_stays_before_one_of_the_older_system(settings: Settings, path: Path) -> None:
-    with operations.open_trail(settings) as trail:
-        store, _ = operations.open_store(settings, trail, WITH_KEY)
-        with store:
-            ours, token = operations.pair(store, trail, PairRequest("web-1"), "local:me")
+    with Books.open(settings, WITH_KEY) as books:
+        ours, token = operations.pair(books.store, books.trail, PairRequest("web-1"), "local:me")
     path.write_bytes(sealed([record("web-1"), record("nas")]))
     assert opened(settings) == [f"took over 2 pairings (1 revoked) from {path}"]
     with TokenStore.open(settings.token_store_path, [KEY]) as store:
@@ -351,12 +349,10 @@ def test_a_pairing_made_here_stays_before_one_of_the_older_system(settings: Sett
 def test_a_pairing_made_anew_is_no_longer_one_of_a_hash(settings: Settings, path: Path) -> None:
     path.write_bytes(sealed([record("build box")]))
     opened(settings)
-    with operations.open_trail(settings) as trail:
-        store, _ = operations.open_store(settings, trail, WITH_KEY)
-        with store:
-            # The name is none that we would give; but it is there.
-            operations.pair(store, trail, PairRequest("build box", force=True), "local:me")
-            (live,) = store.pairings()
+    with Books.open(settings, WITH_KEY) as books:
+        # The name is none that we would give; but it is there.
+        operations.pair(books.store, books.trail, PairRequest("build box", force=True), "local:me")
+        (live,) = books.store.pairings()
     assert (live.name, live.hash_only) == ("build box", False)
     assert operations.node_view(live)["hash_only"] is False
 

@@ -10,12 +10,17 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from hermes_nodes.errors import AuditUnwritable
+
 _SUFFIX = ".%Y%m%dT%H%M%S%fZ"  # UTC to the microsecond, without a second dot
 _OUR_SUFFIX = re.compile(r"\.\d{8}T\d{12}Z")
+#: Bytes read at a time on the way back from the end: some two hundred rows.
+BLOCK_BYTES = 64 * 1024
 _OLDER_SUFFIX = re.compile(r"\.(\d+|\d{4}-\d\d-\d\d[\d_-]*)")
 
 
@@ -24,6 +29,20 @@ class Rotated(NamedTuple):
 
     path: Path
     status: os.stat_result
+
+
+class SayingWhy:
+    """Makes of what the system says while a file is written an error with a sentence: AuditUnwritable."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            raise AuditUnwritable(self._path, error) from error
 
 
 def rotated_files(path: Path) -> list[Rotated]:
@@ -51,14 +70,18 @@ def next_name(path: Path) -> Path:
 def open_if_there(path: Path) -> BinaryIO | None:
     """The file, for reading; None where there is none."""
     try:
-        # Not to wait for whoever might write to it, if somebody has put a FIFO here.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open(path, "rb", opener=_open_regular)
     except FileNotFoundError:
         return None
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Not to wait for whoever might write to it, if somebody has put a FIFO here.
+    fd = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return os.fdopen(fd, "rb")
+    return fd
 
 
 def is_at(path: Path, fd: int) -> bool:
@@ -67,6 +90,40 @@ def is_at(path: Path, fd: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def lines_backwards(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The lines before an offset, the last first; before all, what stands behind its newline."""
+    held: list[bytes] = []  # of the line whose start is yet to be read, the last piece first
+    while end > 0:
+        start = max(0, end - BLOCK_BYTES)
+        first, *rest = os.pread(file.fileno(), end - start, start).split(b"\n")
+        for piece in reversed(rest):
+            yield b"".join((piece, *reversed(held)))
+            held = []
+        held.append(first)
+        end = start
+    yield b"".join(reversed(held))
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file of a trail that nobody writes now, old to new; a device holds no rows."""
+    return [file.path for file in rotated_files(path)] + ([path] if path.is_file() else [])
+
+
+def rows_backwards(files: list[Path]) -> Iterator[tuple[int, int, bytes]]:
+    """The whole lines of all files, the last first: which file, offset in it, line with its newline."""
+    for index in reversed(range(len(files))):
+        file = open_if_there(files[index])
+        if file is None:
+            continue
+        with file:
+            end = size_of(file)
+            for number, line in enumerate(lines_backwards(file, end)):
+                end -= len(line)
+                if number:  # the first is what stands behind the last newline
+                    yield index, end, line + b"\n"
+                end -= 1
 
 
 def size_of(file: BinaryIO) -> int:
@@ -104,12 +161,12 @@ def snapshot(path: Path) -> tuple[list[Rotated], BinaryIO | None]:
 def open_after(file: BinaryIO | None, path: Path) -> BinaryIO | None:
     """The file that follows ``file``, or the first one; None if ``file`` is the last."""
     rotated, current = snapshot(path)
+    if current and file and os.path.sameopenfile(current.fileno(), file.fileno()):
+        current.close()
+        return None
     for old in _newer(rotated, file):
         if opened := open_if_there(old.path):
             if current:
                 current.close()
             return opened
-    if current and file and os.path.sameopenfile(current.fileno(), file.fileno()):
-        current.close()  # the same file, moved away and back again
-        return None
     return current

@@ -3,23 +3,26 @@
 import contextlib
 import errno
 import os
+import stat
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 
-import msgspec
+from msgspec.structs import force_setattr
 
-from hermes_nodes.audit.files import is_at, next_name, rotated_files
+from hermes_nodes.audit.chain import Chain, Head
+from hermes_nodes.audit.files import SayingWhy, is_at, next_name, rotated_files
+from hermes_nodes.audit.resume import resume
 from hermes_nodes.audit.rows import Row, encode, make_row
 from hermes_nodes.disk import open_private, sync_directory
-from hermes_nodes.errors import AuditUnwritable
 
 Fsync = Literal["always", "interval", "never"]
 
 _NO_FD = -1
+#: Bytes: with less room than the rows of a few calls take, a disk counts as full.
+LEAST_ROOM = 64 * 1024
 
 
 class AuditLog:
@@ -29,6 +32,10 @@ class AuditLog:
     With ``fsync="always"`` the caller runs ``sync`` before it answers, with ``"interval"`` once a
     second; with ``"never"`` nothing is synced. Only the row that fills the file waits for the disk.
     All methods raise `AuditUnwritable`.
+
+    With a ``chain`` each row is linked to the one before. Whoever gives it saves ``settled``, now and
+    then and at the end, and deletes rotated files by `retention`; without one they are deleted here.
+    ``lenient``: a trail that can't be opened now is opened by the first row for which it can be.
     """
 
     def __init__(
@@ -38,51 +45,82 @@ class AuditLog:
         max_bytes: int = 50 * 1024 * 1024,
         retention_days: int = 365,
         fsync: Fsync = "interval",
+        chain: Chain | None = None,
+        lenient: bool = False,
     ) -> None:
         self.path = Path(path)
         self.max_bytes = max_bytes
         self.retention_days = retention_days
         self.fsync = fsync
+        self.chain = chain
+        #: The chain's last row that is on the disk, as far as ``fsync`` asks for that.
+        self.settled: Head | None = None
+        #: Rotated files may have had their time; cleared by whoever looks after them.
+        self.expiry_due = False
+        self._resumed = chain is None
+        self._saying_why = SayingWhy(self.path)
         self._lock = threading.Lock()
         self._fd = _NO_FD
         self._closed = False
         self._size = 0  # of the current file, in bytes
         self._torn = False  # the file ends within a line
+        self._cut: int | None = None  # where what a failed write has left begins, if it is still there
         self._written = self._synced = 0  # bytes since the start, over all files
-        with self._lock, self._saying_why():
-            self._open()
+        with self._lock, self._saying_why:
+            try:
+                self._open()
+            except OSError:
+                if not lenient:
+                    raise
 
     def append(self, **fields: object) -> Row:
         """Writes one row, which is in the file (not yet on the disk) when this returns it.
 
         The fields are `Row`'s; a wrong one is a `msgspec.ValidationError`, and nothing is written.
         """
-        with self._lock, self._saying_why():
-            row = self._link(make_row(fields))
-            line = encode(row)
+        with self._lock, self._saying_why:
+            row = make_row(fields)
+            self._ready()
+            line, head = self._link(row)
             self._make_room(len(line))
-            # A crash or a full disk may have left half a row; this one starts a line of its own.
+            # Somebody else's half a line stays; this row starts one of its own.
             self._write(b"\n" + line if self._torn else line)
+            if self.chain is not None and head is not None:
+                self.chain.head = head
         return row
+
+    def check(self) -> None:
+        """Whether a row could be written now, as far as that can be known without writing one."""
+        with self._lock, self._saying_why:
+            self._ready()
+            disk = os.fstatvfs(self._fd)
+            if disk.f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            # Some file systems, of the network or of devices, count no blocks at all.
+            free = disk.f_bavail if os.geteuid() else disk.f_bfree
+            if disk.f_blocks and free * disk.f_frsize < LEAST_ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
         """Puts what was appended before this call on the disk; appends go on meanwhile."""
         with self._lock:
+            head = self.chain.head if self.chain and self._resumed else None
             if self.fsync == "never" or self._fd == _NO_FD or self._synced == self._written:
+                self.settled = head
                 return
             written = self._written
-            with self._saying_why():
+            with self._saying_why:
                 fd = os.dup(self._fd)  # a rotation closes the other one
         try:
-            with self._saying_why():
+            with self._saying_why:
                 os.fsync(fd)
         finally:
             os.close(fd)
         with self._lock:
-            self._synced = max(self._synced, written)
+            self._synced, self.settled = max(self._synced, written), head
 
     def close(self) -> None:
-        with self._lock, self._saying_why():
+        with self._lock, self._saying_why:
             self._closed = True
             self._release()
 
@@ -92,44 +130,62 @@ class AuditLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _link(self, row: Row) -> Row:
-        """Gives a row its place in the chain; the one place where seq, prev and hash are set."""
-        return msgspec.structs.replace(row, seq=None, prev=None, hash=None)
+    def _link(self, row: Row) -> tuple[bytes, Head | None]:
+        """Gives a new row its place in the chain; the one place where seq, prev and hash are set."""
+        if self.chain is not None:
+            return self.chain.link(row)
+        for name in ("seq", "prev", "hash"):
+            force_setattr(row, name, None)
+        return encode(row), None
 
-    @contextlib.contextmanager
-    def _saying_why(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise AuditUnwritable(self.path, error) from error
-
-    def _make_room(self, size: int) -> None:
+    def _ready(self) -> None:
         if self._closed:
             raise OSError(errno.EBADF, "it was closed")
         # Someone may have moved or removed the file: rows belong where a reader looks for them.
         if self._fd == _NO_FD or not is_at(self.path, self._fd):
             self._open()
+        if self._cut is not None:
+            self._take_back(self._cut)
+
+    def _make_room(self, size: int) -> None:
         if self._size and self._size + size > self.max_bytes:
             self._rotate()
             self._open()
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            count = os.write(self._fd, rest)
-            self._size += count
-            self._written += count
-            self._torn = rest[count - 1] != ord("\n")
-            rest = rest[count:]
+        start, rest = self._size, memoryview(data)
+        try:
+            while rest:
+                count = os.write(self._fd, rest)
+                self._size += count
+                rest = rest[count:]
+        except OSError:
+            with contextlib.suppress(OSError):  # else the next row tries that again
+                self._take_back(start)
+            raise
+        self._written += len(data)
+        self._torn = False
+
+    def _take_back(self, size: int) -> None:
+        """Half a row is none: a disk that is full has cut it off."""
+        if self._size > size and stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self._cut = size
+            os.ftruncate(self._fd, size)
+        self._cut, self._size = None, size
 
     def _open(self) -> None:
         self._release()
-        self._fd = open_private(self.path, os.O_APPEND)
+        if self.chain is not None and not self._resumed:
+            resume(self.path, self.chain)
+            self._resumed = True
+        self._fd, self._cut = open_private(self.path, os.O_APPEND), None
         self._size = os.fstat(self._fd).st_size
         self._torn = self._size > 0 and os.pread(self._fd, 1, self._size - 1) != b"\n"
         if self.fsync != "never":
             sync_directory(self.path.parent)
-        self._expire()
+        self.expiry_due = True
+        if self.chain is None:
+            self._expire()
 
     def _rotate(self) -> None:
         self._sync_before_leaving()

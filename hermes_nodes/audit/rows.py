@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from hermes_nodes.audit.masks import mask
 from hermes_nodes.clock import timestamp
 
 Action = Literal[
@@ -89,23 +90,23 @@ class Tail(msgspec.Struct, frozen=True):
 
 
 def summarise_command(command: str | list[str], mode: CommandMode) -> str | None:
-    """The text of a command for its row. Credentials are to be masked here, before the cut."""
+    """The text of a command for its row; in a summary without its credentials."""
     if mode == "none":
         return None
     text = command if isinstance(command, str) else shlex.join(command)
-    return text[:SUMMARY_CHARS] if mode == "summary" else text
+    return mask(text)[:SUMMARY_CHARS] if mode == "summary" else text
 
 
 def make_row(fields: dict[str, object]) -> Row:
     """A row of now; a field that is none or of a wrong type is a `msgspec.ValidationError`."""
-    storable = {key: _storable(key, value) for key, value in fields.items()}
+    storable = {
+        key: _storable(key, value) if isinstance(value, str) else value for key, value in fields.items()
+    }
     return msgspec.convert({"ts": timestamp(), **storable}, Row)
 
 
-def _storable(key: str, value: object) -> object:
+def _storable(key: str, value: str) -> str:
     """Text that is valid UTF-8 and of a sane length; a command is cut by `summarise_command`."""
-    if not isinstance(value, str):
-        return value
     text = value if key == "command" else value[:TEXT_CHARS]
     return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair shows as \udc80
 
@@ -113,6 +114,8 @@ def _storable(key: str, value: object) -> object:
 def encode(row: Row) -> bytes:
     """The row as its line, in which nothing is left that a terminal obeys."""
     line = msgspec.json.encode(row)
+    if line.isascii() and b"\x7f" not in line:  # most are, and the search takes as long as all the rest
+        return line + b"\n"
     return _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line) + b"\n"
 
 

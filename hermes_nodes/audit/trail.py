@@ -7,30 +7,21 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from hermes_nodes.audit.files import Rotated, is_at, open_after, open_if_there, size_of, snapshot
+from hermes_nodes.audit.files import (
+    Rotated,
+    is_at,
+    lines_backwards,
+    open_after,
+    open_if_there,
+    size_of,
+    snapshot,
+)
 from hermes_nodes.audit.rows import EVERYTHING, Filter, Tail, decode
-
-#: Bytes read at a time on the way back from the end: some two hundred rows.
-BLOCK_BYTES = 64 * 1024
-
-
-def _lines_backwards(file: BinaryIO, end: int) -> Iterator[bytes]:
-    """The lines before an offset, the last first; before all, what stands behind its newline."""
-    held: list[bytes] = []  # of the line whose start is yet to be read, the last piece first
-    while end > 0:
-        start = max(0, end - BLOCK_BYTES)
-        first, *rest = os.pread(file.fileno(), end - start, start).split(b"\n")
-        for piece in reversed(rest):
-            yield b"".join((piece, *reversed(held)))
-            held = []
-        held.append(first)
-        end = start
-    yield b"".join(reversed(held))
 
 
 def _end_of_last_line(file: BinaryIO) -> int:
     size = size_of(file)
-    return size - len(next(_lines_backwards(file, size)))
+    return size - len(next(lines_backwards(file, size)))
 
 
 class Trail:
@@ -103,6 +94,8 @@ class Trail:
         """The whole lines behind the position, which moves along."""
         if self._file is None:
             return
+        # From the end first, which empties the buffer: half a row in it may have been cut off since.
+        self._file.seek(0, os.SEEK_END)
         self._file.seek(self._offset)
         while (line := self._file.readline()).endswith(b"\n"):
             self._offset += len(line)
@@ -135,11 +128,11 @@ class Trail:
     def _lines_before(self, older: list[Rotated]) -> Iterator[bytes]:
         """Every line up to the position, the last one first."""
         if self._file:
-            yield from _lines_backwards(self._file, self._offset)
+            yield from lines_backwards(self._file, self._offset)
         for rotated in reversed(older):
             if file := open_if_there(rotated.path):
                 with file:
-                    yield from _lines_backwards(file, size_of(file))
+                    yield from lines_backwards(file, size_of(file))
 
     def _rows(self, lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
         for line in filter(bytes.strip, lines):

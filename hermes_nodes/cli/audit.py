@@ -1,20 +1,29 @@
-"""`audit tail`: the newest rows of the trail, and those that come."""
+"""`audit tail`: the newest rows of the trail, and those that come; `audit verify`; `audit export`."""
 
+import csv
+import json
+import os
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from hermes_nodes import config
 from hermes_nodes.audit import Filter, Trail
-from hermes_nodes.audit.rows import Action, Status
+from hermes_nodes.audit.chain import Chains
+from hermes_nodes.audit.rows import Action, Row, Status
+from hermes_nodes.audit.verify import Report, chains_of, verify_shape
+from hermes_nodes.audit.verify import verify as verify_trail
 from hermes_nodes.cli.home import paired_names
 from hermes_nodes.cli.options import Json, duration
-from hermes_nodes.cli.output import Column, print_json, print_table, say
-from hermes_nodes.errors import Unavailable
+from hermes_nodes.cli.output import Column, print_data, print_json, print_table, say
+from hermes_nodes.errors import FileMissing, Unavailable
 from hermes_nodes.protocol.messages import timestamp
 
 _COLUMNS = (
@@ -26,6 +35,10 @@ _COLUMNS = (
     Column("exit_code", "EXIT", 4),
     Column("duration_ms"),
     Column("what", "WHAT"),
+)
+_UNKNOWN = (
+    "whether a row was changed together with all that follow it, and whether the last ones are missing, "
+    "can't be known; exit status 0 means that the rows fit together, and no more"
 )
 _STYLES = {"ok": "green", "denied": "red", "error": "yellow", "timeout": "yellow"}
 
@@ -43,39 +56,156 @@ def audit() -> None:
     """The audit trail: who did what, on which node, with what result."""
 
 
+Node = Annotated[str | None, typer.Option(help="Only rows of this node.", autocompletion=paired_names)]
+OneAction = Annotated[Action | None, typer.Option("--action", help="Only this action.")]
+OneStatus = Annotated[Status | None, typer.Option("--status", help="Only this status.")]
+Since = Annotated[str | None, typer.Option(metavar="DURATION", help="Only rows of the last: 1h.")]
+
+
 @app.command()
 def tail(
     count: Annotated[int, typer.Option("-n", "--lines", min=0, max=1_000_000, help="How many rows.")] = 10,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with rows as they come.")] = False,
-    node: Annotated[
-        str | None, typer.Option(help="Only rows of this node.", autocompletion=paired_names)
-    ] = None,
-    action: Annotated[Action | None, typer.Option(help="Only this action.")] = None,
-    status: Annotated[Status | None, typer.Option(help="Only this status.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Only rows of the last: 1h.")
-    ] = None,
+    node: Node = None,
+    action: OneAction = None,
+    status: OneStatus = None,
+    since: Since = None,
     as_json: Json = False,
 ) -> None:
     """Show the last rows, across rotated files."""
     path = config.load().audit_log_path
-    seconds = duration(since)
-    oldest = None if seconds is None else timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
-    match = Filter(node=node, action=action, status=status, since=oldest)
+    match = _filter(node, action, status, since)
     for number, rows in enumerate(_read(path, match, count, follow=follow)):
         _print(rows, as_json=as_json, titled=number == 0)
 
 
+@app.command()
+def export(
+    form: Annotated[
+        Literal["jsonl", "csv"], typer.Option("--format", help="One JSON object a line, or a table.")
+    ] = "jsonl",
+    node: Node = None,
+    action: OneAction = None,
+    status: OneStatus = None,
+    since: Since = None,
+) -> None:
+    """Print every row that is asked for, old to new, for a program to load."""
+    write = _csv_writer() if form == "csv" else _write_json_line
+    for row in _every(config.load().audit_log_path, _filter(node, action, status, since)):
+        write(row)
+
+
+def _every(path: Path, match: Filter) -> Iterator[dict[str, object]]:
+    with _readable(path), Trail(path, match) as trail:
+        yield from trail.read()
+        if trail.unreadable:
+            say(f"warning: {trail.unreadable} lines of the trail can't be read")
+
+
+def _filter(node: str | None, action: str | None, status: str | None, since: str | None) -> Filter:
+    seconds = duration(since)
+    oldest = None if seconds is None else timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
+    return Filter(node=node, action=action, status=status, since=oldest)
+
+
+def _csv_writer() -> Callable[[dict[str, object]], object]:
+    """The columns are a row's keys; what else a row of an older system holds is left out."""
+    writer = csv.DictWriter(sys.stdout, Row.__struct_fields__, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    return writer.writerow
+
+
+def _write_json_line(row: dict[str, object]) -> None:
+    print_data(json.dumps(row))
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        Path | None, typer.Argument(help="Another trail, or a copy. Default: the one of this home.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The token store to go by, or a copy of it."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Check that the trail is as it was written, over all its files.
+
+    Exit status 0: every row is there, unchanged and in its place. 1: one is not, and the first is named.
+    Without the token store and its key only how the rows fit together is checked: 0 then does not mean
+    that nobody has changed them, or cut off the last ones.
+    """
+    settings = config.load()
+    if store is not None and not store.exists():
+        raise FileMissing(
+            f"there is no token store {store}", "leave --store out to use the one of this home"
+        )
+    trail = path or settings.audit_log_path
+    with _readable(trail):
+        report = _verified(trail, store or settings.token_store_path, settings)
+    if as_json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        _print_report(report)
+    return 0 if report.ok else 1
+
+
+def _verified(path: Path, store: Path, settings: config.Settings) -> Report:
+    from hermes_nodes.books import read_chains  # noqa: PLC0415
+    from hermes_nodes.keys import find_key, is_store, next_key  # noqa: PLC0415 - `tail` has no use for these
+
+    key = find_key(settings, os.environ)
+    if not is_store(store) or key is None:
+        what = "the token key" if is_store(store) else f"the token store {store}"
+        say(f"warning: {what} is not there: {_UNKNOWN}")
+        return verify_shape(path)
+    keys = [key, *next_key(settings)]
+    while True:
+        stored = read_chains(store, keys)
+        if stored is None:
+            return verify_trail(path, b"", [])
+        report = verify_trail(path, stored[0], chains_of(stored[1], path))
+        # What has had its time may have been deleted meanwhile, or the gateway may have begun a new chain.
+        if report.ok or not _has_moved_on(stored[1], read_chains(store, keys)):
+            return report
+
+
+def _has_moved_on(before: Chains, stored: tuple[bytes, Chains] | None) -> bool:
+    def beginnings(chains: Chains) -> list[tuple[str, int, str]]:
+        return [(one.path, one.first_seq, one.first_prev) for one in (*chains.past, chains.current)]
+
+    return stored is not None and beginnings(stored[1]) != beginnings(before)
+
+
+def _print_report(report: Report) -> None:
+    damage = report.damage
+    if damage is not None:
+        row = "" if damage.seq is None else f", row {damage.seq}"
+        print_data(f"{damage.kind}: {damage.file} line {damage.line}{row}: {damage.message}")
+        return
+    come_to = "are as they were written" if report.with_key else "fit together"
+    print_data(f"{report.rows} rows in {report.files} files {come_to}")
+    if report.before:
+        print_data(f"{report.before} lines from before the chain were not checked")
+
+
 def _read(path: Path, match: Filter, count: int, *, follow: bool) -> Iterator[list[dict[str, object]]]:
     """The last rows, then each one that comes; raises Unavailable where the system refuses a file."""
+    with _readable(path), Trail(path, match) as trail:
+        yield trail.tail(count)
+        if trail.unreadable:
+            say(f"warning: {trail.unreadable} lines of the trail can't be read")
+        if follow:
+            for row in trail.follow(stop=threading.Event()):
+                yield [row]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises Unavailable where the system refuses a file."""
     try:
-        with Trail(path, match) as trail:
-            yield trail.tail(count)
-            if trail.unreadable:
-                say(f"warning: {trail.unreadable} lines of the trail can't be read")
-            if follow:
-                for row in trail.follow(stop=threading.Event()):
-                    yield [row]
+        yield
     except OSError as error:
         raise Unavailable(
             f"the trail {path} can't be read: {error.strerror}", "run this as the user who runs the gateway"

@@ -11,9 +11,10 @@ from typing import Self
 
 from hermes_nodes import operations
 from hermes_nodes.audit import AuditLog
+from hermes_nodes.books import Books
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import AuditUnwritable, HermesNodesError
+from hermes_nodes.errors import HermesNodesError
 from hermes_nodes.gateway.addresses import Proxies
 from hermes_nodes.gateway.callers import TokenHolders, local_user
 from hermes_nodes.gateway.calls import Calls
@@ -28,6 +29,7 @@ from hermes_nodes.gateway.listeners import (
 from hermes_nodes.gateway.nodes import NodesEndpoint, seen
 from hermes_nodes.gateway.operators import Operators
 from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.gateway.recording import Recording, close
 from hermes_nodes.gateway.refusals import Refusals
 from hermes_nodes.gateway.store_thread import StoreThread
 from hermes_nodes.protocol.messages import NODES_PATH, Bye, Close
@@ -85,7 +87,7 @@ class Gateway:
         self._listeners: Listeners | None = None
         self._parts: tuple[Calls, NodesEndpoint] | None = None
         self._calls: Calls | None = None
-        self._trail: AuditLog | None = None
+        self._recording: Recording | None = None
 
     @property
     def url(self) -> str:
@@ -124,13 +126,16 @@ class Gateway:
         lock = operations.HomeLock(self.settings, "gateway")
         await asyncio.to_thread(lock.__enter__)
         stack.callback(lock.__exit__, None, None, None)
-        trail = stack.enter_context(operations.open_trail(self.settings))
-        pairings, operators = await self._open_store(stack, trail)
-        calls = self._calls = Calls(self.settings, self.registry, pairings, operators, trail)
+        books = await self._open_books(stack)
+        thread, trail = StoreThread(books.store), books.trail
+        stack.push_async_callback(thread.close)
+        pairings, operators = await self._views(thread, trail)
+        recording = self._recording = await asyncio.to_thread(Recording, books, self.settings)
+        stack.callback(recording.stopped)
+        calls = self._calls = Calls(self.settings, self.registry, pairings, operators, recording)
         refusals = Refusals(trail)
         nodes = NodesEndpoint(self.settings, self.registry, pairings, trail, refusals)
-        self._trail, self._parts = trail, (calls, nodes)
-        stack.callback(_stop_row, trail)
+        self._parts = (calls, nodes)
         stack.callback(refusals.write_counts, all_of_them=True)
         listeners = self._listeners = Listeners(self.settings, stack)
         self.host, self.port = await listeners.nodes(nodes.handle)
@@ -139,17 +144,22 @@ class Gateway:
         if self.settings.control_listen is not None:
             await self._listen_for_operators(api, operators, refusals)
         stack.push_async_callback(self._end_sessions, calls, pairings)
-        ticker = asyncio.create_task(self._tick(pairings, calls, trail, refusals))
+        ticker = asyncio.create_task(self._tick(pairings, calls, recording, refusals))
         stack.push_async_callback(_cancel, ticker)
         stack.callback(listeners.stop_accepting)
-        trail.append(action="start", status="ok", actor=operations.local_actor())
+        recording.started()
 
-    async def _open_store(self, stack: AsyncExitStack, trail: AuditLog) -> tuple[Pairings, Operators]:
-        store, notes = await asyncio.to_thread(operations.open_store, self.settings, trail, self._environ)
-        thread = StoreThread(store)
-        stack.push_async_callback(thread.close)
-        for note in notes:
-            self._tell(note)
+    async def _open_books(self, stack: AsyncExitStack) -> Books:
+        lenient = self.settings.audit_fail_open
+        if lenient:
+            self._tell("warning: audit_fail_open is set: calls run even if no row of them can be written")
+        books = await asyncio.to_thread(
+            Books.open, self.settings, self._environ, tell=self._tell, lenient=lenient
+        )
+        stack.push_async_callback(asyncio.to_thread, close, books)
+        return books
+
+    async def _views(self, thread: StoreThread, trail: AuditLog) -> tuple[Pairings, Operators]:
         pairings = Pairings(thread, trail, self._revoked)
         operators = Operators(thread, trail, self._recheck, self._environ)
         await pairings.load()
@@ -189,8 +199,8 @@ class Gateway:
         check_control_listen(settings)
         make_tls(settings)
         waiting = [key for key in _AT_START if getattr(settings, key) != getattr(self.settings, key)]
-        if self._trail is not None:
-            self._trail.append(action="settings", status="ok", actor=operations.local_actor())
+        if self._recording is not None:
+            self._recording.change(settings)
         if self._listeners is not None:
             self._listeners.renew_certificate(settings)
         self.settings = settings
@@ -213,7 +223,9 @@ class Gateway:
         self.registry.unregister(session)
         session.close(Close.REVOKED, why, last=Bye(reason="revoked"))
 
-    async def _tick(self, pairings: Pairings, calls: Calls, trail: AuditLog, refusals: Refusals) -> None:
+    async def _tick(
+        self, pairings: Pairings, calls: Calls, recording: Recording, refusals: Refusals
+    ) -> None:
         next_seen = time.monotonic() + SEEN_EVERY
         while True:
             await asyncio.sleep(TICK)
@@ -230,8 +242,7 @@ class Gateway:
                 if now >= next_seen or pairings.urgent:
                     next_seen = now + SEEN_EVERY
                     await self._save_seen(pairings)
-                if self.settings.audit_fsync == "interval":
-                    await asyncio.to_thread(trail.sync)
+                await recording.look_after(pairings.in_store)
             except HermesNodesError as error:
                 # A disk that is full now may have room again; liveness must be looked after meanwhile.
                 log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough
@@ -265,11 +276,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _stop_row(trail: AuditLog) -> None:
-    try:
-        trail.append(action="stop", status="ok", actor=operations.local_actor())
-        trail.sync()
-    except AuditUnwritable as error:
-        log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough, and a stop is a stop

@@ -5,8 +5,8 @@ import time
 from contextlib import suppress
 from typing import Protocol
 
-from hermes_nodes.acts import act
-from hermes_nodes.audit import AuditLog
+from hermes_nodes.acts import Act, act
+from hermes_nodes.audit import Entry
 from hermes_nodes.calls import Answer, Call
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import (
@@ -14,12 +14,14 @@ from hermes_nodes.errors import (
     CallFailed,
     CallTimeout,
     HermesNodesError,
+    NodeDisconnected,
     NodeNotConnected,
 )
 from hermes_nodes.gateway.needs import needs
 from hermes_nodes.gateway.operators import Actor, Operators
 from hermes_nodes.gateway.outcomes import Outcome, failure_of, outcome_of
 from hermes_nodes.gateway.pairings import Pairings
+from hermes_nodes.gateway.recording import Recording
 from hermes_nodes.protocol.messages import (
     STREAM,
     Request,
@@ -27,7 +29,7 @@ from hermes_nodes.protocol.messages import (
 from hermes_nodes.protocol.stream import Source
 from hermes_nodes.records import Pairing
 from hermes_nodes.registry import NodeRegistry
-from hermes_nodes.sessions import END_GRACE
+from hermes_nodes.sessions import END_GRACE, Session
 
 #: Seconds that a caller gets to take the output of a call whose node is lost. Somebody who reads gets
 #: all of it in that time; somebody who does not must hold up neither the row nor the gateway's stop.
@@ -67,6 +69,10 @@ class RunningCall:
         self.bytes_out = 0
         self.source: Source | None = None
         self.call: Call | None = None
+        #: Its place in the journal.
+        self.entry: Entry | None = None
+        #: What its row says of it.
+        self.act: Act | None = None
         self.cancelled = False
         #: Why the caller may not go on with it.
         self.forbidden: HermesNodesError | None = None
@@ -198,14 +204,14 @@ class Calls:
         registry: NodeRegistry,
         pairings: Pairings,
         operators: Operators,
-        trail: AuditLog,
+        recording: Recording,
     ) -> None:
         #: Replaced when the settings are read again.
         self.settings = settings
         self._registry = registry
         self._pairings = pairings
         self._operators = operators
-        self._trail = trail
+        self._recording = recording
         self._running: set[RunningCall] = set()
 
     def __len__(self) -> int:
@@ -239,22 +245,29 @@ class Calls:
         except HermesNodesError as error:
             outcome = failure_of(running, error, _since(started))
         finally:
-            self._append_row(running, outcome)
+            await self._write_row(running, outcome)
             running.release()
-        if self.settings.audit_fsync == "always":
-            await asyncio.to_thread(self._trail.sync)
         return outcome
 
-    def _dispatch(self, running: RunningCall) -> Call:
+    async def _dispatch(self, running: RunningCall) -> Call:
         """Send the call to its node; nothing has run there if this raises."""
-        name = running.node
+        session = self._session(running)
+        self._registry.admit_call(session, time.monotonic())
+        running.entry = await self._recording.begin(**self._known(running, session))
+        if self._session(running) is not session:
+            raise NodeDisconnected(running.node)
+        return session.start(running.request, running.source)
+
+    def _session(self, running: RunningCall) -> Session:
+        """Where the call goes; raises what keeps it from going there."""
+        if running.cancelled:
+            raise running.forbidden or CallCancelled("the call was cancelled before it began")
         pairing = self._authorise(running)
-        session = self._registry.get(name)
+        session = self._registry.get(running.node)
         if session is None:
             is_older = bool(pairing.last_seen_at) and STREAM not in pairing.capabilities
-            raise NodeNotConnected(name, pairing.last_seen_at, is_older=is_older)
-        self._registry.admit_call(session, time.monotonic())
-        return session.start(running.request, running.source)
+            raise NodeNotConnected(running.node, pairing.last_seen_at, is_older=is_older)
+        return session
 
     def _authorise(self, running: RunningCall) -> Pairing:
         """The pairing that a call is for; raises UnknownNode, NotAllowed."""
@@ -271,9 +284,7 @@ class Calls:
 
     async def _follow(self, running: RunningCall) -> Answer:
         """Pass output on until the answer is there; raises what ended the call without one."""
-        if running.cancelled:
-            raise running.forbidden or CallCancelled("the call was cancelled before it began")
-        call = self._dispatch(running)
+        call = await self._dispatch(running)
         running.begin(call)
         try:
             await running.tell(call)
@@ -285,28 +296,33 @@ class Calls:
             running.end()
         return call.result()
 
-    def _append_row(self, running: RunningCall, outcome: Outcome) -> None:
-        request = running.request
-        session = running.call.session if running.call else None
-        pairing = self._pairings.get(running.node)
-        done = act(request, self.settings.audit_commands)
-        self._trail.append(
-            action=done.action,
+    async def _write_row(self, running: RunningCall, outcome: Outcome) -> None:
+        await self._recording.end(
+            running.entry,
+            **self._known(running, running.call.session if running.call else None),
             status=_TRAIL_STATUS.get(outcome.status, outcome.status),
-            node=running.node,
-            pairing_id=session.pairing_id if session else (pairing.id if pairing else None),
-            request_id=request.id,
-            session_id=session.id if session else None,
-            actor=running.actor.name,
-            remote_addr=running.actor.remote_addr,
             exit_code=outcome.exit_code,
             duration_ms=outcome.duration_ms,
             error=outcome.error["code"] if outcome.error else None,
-            command=done.command,
-            path=done.path,
             bytes_in=running.bytes_in,
             bytes_out=running.bytes_out,
         )
+
+    def _known(self, running: RunningCall, session: Session | None) -> dict[str, object]:
+        """What a row says of a call before that has ended."""
+        pairing = self._pairings.get(running.node)
+        done = running.act = running.act or act(running.request, self.settings.audit_commands)
+        return {
+            "action": done.action,
+            "node": running.node,
+            "pairing_id": session.pairing_id if session else (pairing.id if pairing else None),
+            "request_id": running.request.id,
+            "session_id": session.id if session else None,
+            "actor": running.actor.name,
+            "remote_addr": running.actor.remote_addr,
+            "command": done.command,
+            "path": done.path,
+        }
 
 
 class _CountingSource:

@@ -220,6 +220,7 @@ class NodesEndpoint:
             node=session.name,
             pairing_id=session.pairing_id,
             session_id=session.id,
+            actor=f"node:{session.name}",
             remote_addr=session.remote_addr,
             error=error,
         )

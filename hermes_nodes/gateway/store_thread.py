@@ -44,5 +44,5 @@ class StoreThread:
         return await loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
 
     async def close(self) -> None:
-        await self.run(TokenStore.close)
-        self._thread.shutdown()
+        """Wait for what is being done; the store is closed by whoever opened it."""
+        await asyncio.to_thread(self._thread.shutdown)
