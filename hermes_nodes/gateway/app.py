@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from hermes_nodes import operations
+from hermes_nodes.audit import AuditLog
 from hermes_nodes.books import Books
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
@@ -126,19 +127,16 @@ class Gateway:
         await asyncio.to_thread(lock.__enter__)
         stack.callback(lock.__exit__, None, None, None)
         books = await self._open_books(stack)
-        thread = StoreThread(books.store)
+        thread, trail = StoreThread(books.store), books.trail
         stack.push_async_callback(thread.close)
-        pairings = Pairings(thread, books.trail, self._revoked)
-        operators = Operators(thread, books.trail, self._recheck, self._environ)
-        await pairings.load()
-        await operators.load()
+        pairings, operators = await self._views(thread, trail)
         recording = self._recording = await asyncio.to_thread(Recording, books, self.settings)
         stack.callback(recording.stopped)
-        refusals = Refusals(books.trail)
-        stack.callback(refusals.write_counts, all_of_them=True)
         calls = self._calls = Calls(self.settings, self.registry, pairings, operators, recording)
-        nodes = NodesEndpoint(self.settings, self.registry, pairings, books.trail, refusals)
+        refusals = Refusals(trail)
+        nodes = NodesEndpoint(self.settings, self.registry, pairings, trail, refusals)
         self._parts = (calls, nodes)
+        stack.callback(refusals.write_counts, all_of_them=True)
         listeners = self._listeners = Listeners(self.settings, stack)
         self.host, self.port = await listeners.nodes(nodes.handle)
         api = ControlApi(self.settings, self.registry, pairings, operators, calls, self._facts)
@@ -146,20 +144,27 @@ class Gateway:
         if self.settings.control_listen is not None:
             await self._listen_for_operators(api, operators, refusals)
         stack.push_async_callback(self._end_sessions, calls, pairings)
-        ticker = asyncio.create_task(self._tick(pairings, thread, recording, refusals))
+        ticker = asyncio.create_task(self._tick(pairings, calls, recording, refusals))
         stack.push_async_callback(_cancel, ticker)
         stack.callback(listeners.stop_accepting)
         recording.started()
 
     async def _open_books(self, stack: AsyncExitStack) -> Books:
         lenient = self.settings.audit_fail_open
-        books = await asyncio.to_thread(Books.open, self.settings, self._environ, lenient=lenient)
-        stack.push_async_callback(asyncio.to_thread, close, books)
         if lenient:
             self._tell("warning: audit_fail_open is set: calls run even if no row of them can be written")
-        for note in books.notes:
-            self._tell(note)
+        books = await asyncio.to_thread(
+            Books.open, self.settings, self._environ, tell=self._tell, lenient=lenient
+        )
+        stack.push_async_callback(asyncio.to_thread, close, books)
         return books
+
+    async def _views(self, thread: StoreThread, trail: AuditLog) -> tuple[Pairings, Operators]:
+        pairings = Pairings(thread, trail, self._revoked)
+        operators = Operators(thread, trail, self._recheck, self._environ)
+        await pairings.load()
+        await operators.load()
+        return pairings, operators
 
     async def _listen_for_operators(
         self, api: ControlApi, operators: Operators, refusals: Refusals
@@ -219,7 +224,7 @@ class Gateway:
         session.close(Close.REVOKED, why, last=Bye(reason="revoked"))
 
     async def _tick(
-        self, pairings: Pairings, store: StoreThread, recording: Recording, refusals: Refusals
+        self, pairings: Pairings, calls: Calls, recording: Recording, refusals: Refusals
     ) -> None:
         next_seen = time.monotonic() + SEEN_EVERY
         while True:
@@ -231,13 +236,13 @@ class Gateway:
                 dead_after=self.settings.heartbeat_stale_seconds,
             )
             self._end_expired(pairings)
-            self._recheck()
+            calls.recheck()
             refusals.write_counts()
             try:
                 if now >= next_seen or pairings.urgent:
                     next_seen = now + SEEN_EVERY
                     await self._save_seen(pairings)
-                await recording.look_after(store.work)
+                await recording.look_after(pairings.in_store)
             except HermesNodesError as error:
                 # A disk that is full now may have room again; liveness must be looked after meanwhile.
                 log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough

@@ -254,20 +254,19 @@ class Calls:
         session = self._session(running)
         self._registry.admit_call(session, time.monotonic())
         running.entry = await self._recording.begin(**self._known(running, session))
-        if running.cancelled:
-            raise running.forbidden or CallCancelled("the call was cancelled before it began")
         if self._session(running) is not session:
             raise NodeDisconnected(running.node, sent=False)
         return session.start(running.request, running.source)
 
     def _session(self, running: RunningCall) -> Session:
-        """The session that a call goes to, if its caller may ask for it."""
-        name = running.node
+        """Where the call goes; raises what keeps it from going there."""
+        if running.cancelled:
+            raise running.forbidden or CallCancelled("the call was cancelled before it began")
         pairing = self._authorise(running)
-        session = self._registry.get(name)
+        session = self._registry.get(running.node)
         if session is None:
             is_older = bool(pairing.last_seen_at) and STREAM not in pairing.capabilities
-            raise NodeNotConnected(name, pairing.last_seen_at, is_older=is_older)
+            raise NodeNotConnected(running.node, pairing.last_seen_at, is_older=is_older)
         return session
 
     def _authorise(self, running: RunningCall) -> Pairing:

@@ -47,6 +47,10 @@ class Pairings:
             self._live[pairing.name] = pairing
             self._secrets[pairing.id] = known
 
+    async def in_store(self, work: Callable[[], None]) -> None:
+        """Do something else with the store, in its one thread."""
+        await self._store.run(lambda _: work())
+
     # -- questions --
 
     def get(self, name: str) -> Pairing | None:

@@ -43,10 +43,6 @@ class StoreThread:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(self._store, *args, **kwargs))
 
-    async def work(self, work: Callable[[], None]) -> None:
-        """Do something else that is done in this thread, as it uses the store by another way."""
-        await self.run(lambda _: work())
-
     async def close(self) -> None:
-        """Wait for what is being done; to close the store is for whoever opened it."""
+        """Wait for what is being done; the store is closed by whoever opened it."""
         await asyncio.to_thread(self._thread.shutdown)
