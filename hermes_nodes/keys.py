@@ -112,9 +112,7 @@ def finish_rotation(settings: Settings, environ: Mapping[str, str], key: bytes |
         _save(settings, {name + _NEXT: None})
         return []
     _save(settings, {name: announced[0], name + _NEXT: None})
-    sentences = [
-        f"the store's new key is {name} in {settings.env_path}; the old one opens nothing any more"
-    ]
+    sentences = [f"the store's new key is {name} in {settings.env_path}; the old one opens nothing now"]
     if environ.get(name, "").strip():
         sentences.append(
             f"{name} is exported with the old key: before the next `serve`, and before any command that "
