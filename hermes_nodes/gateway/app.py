@@ -248,13 +248,14 @@ class Gateway:
                 log.error("%s", error.message)  # noqa: TRY400 - the sentence is enough
 
     def _end_expired(self, pairings: Pairings) -> None:
+        now = timestamp()
         for session in self.registry:
             pairing = pairings.get(session.name)
             if pairing is None or pairing.id != session.pairing_id:
                 continue
-            if pairing.expires_at and not pairing.admits(timestamp()):
+            if pairing.expires_at and not pairing.admits(now):
                 self._shut_out(session, "expired")
-            elif not pairings.is_good(pairing.id, session.secret_id):
+            elif not pairings.is_good(pairing.id, session.secret_id, now):
                 self._shut_out(session, "its token was rotated")
 
     async def _save_seen(self, pairings: Pairings) -> None:

@@ -73,9 +73,8 @@ class Pairings:
         """Secrets that nobody holds."""
         return [self._nobody] * count
 
-    def is_good(self, pairing_id: str, secret_id: int) -> bool:
+    def is_good(self, pairing_id: str, secret_id: int, now: str) -> bool:
         """Whether a secret with which a session was opened still opens one."""
-        now = timestamp()
         known = self._secrets.get(pairing_id, [])
         return any(one.id == secret_id and (one.dies_at is None or now < one.dies_at) for one in known)
 
@@ -243,7 +242,11 @@ class Candidate:
         claimed = self._claimed
         pairing = self._pairings.admitted(claimed.name) if claimed else None
         same = pairing is not None and claimed is not None and pairing.id == claimed.id
-        return pairing if pairing and same and self._pairings.is_good(pairing.id, secret.id) else None
+        return (
+            pairing
+            if pairing and same and self._pairings.is_good(pairing.id, secret.id, timestamp())
+            else None
+        )
 
 
 def _load(store: TokenStore) -> list[tuple[Pairing, list[Secret]]]:
