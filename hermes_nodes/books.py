@@ -1,8 +1,9 @@
 """A home's books, opened together: its token store, and its trail, whose chain the store vouches for."""
 
+import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from hermes_nodes.operations import local_actor
 from hermes_nodes.records import Pairing, Secret
 from hermes_nodes.tokens import TokenStore
 
+log = logging.getLogger(__name__)
+
 #: Under these names the store keeps the chain's key, and its head with the chains before it.
 CHAIN_KEY, CHAINS = "audit_key", "audit_chains"
 
@@ -28,39 +31,43 @@ CHAIN_KEY, CHAINS = "audit_key", "audit_chains"
 class Books:
     """``with Books.open(settings) as books:`` while the caller holds the home's lock.
 
-    ``notes`` are sentences about what was done for them: a key made, the older system's pairings taken.
+    ``tell`` gets a sentence for whatever is done for that: a key made, the older system's pairings taken.
     """
 
-    def __init__(self, store: TokenStore, trail: AuditLog, chain: Chain, notes: list[str]) -> None:
+    def __init__(self, store: TokenStore, trail: AuditLog, chain: Chain) -> None:
         self.store = store
         self.trail = trail
-        self.notes = notes
         self.chain = chain
         self._saved = chain.chains
 
     @classmethod
     def open(
-        cls, settings: Settings, environ: Mapping[str, str] = os.environ, *, lenient: bool = False
+        cls,
+        settings: Settings,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        tell: Callable[[str], object] = log.info,
+        lenient: bool = False,
     ) -> Self:
         """Raises BadKey, SettingsError, StoreDamaged, and unless ``lenient`` AuditUnwritable."""
         older = takeover.pending(settings)
         key, made_key = ensure_key(settings, environ, older)
         # Read first: where this fails, no store must have been made with a key that may be the wrong one.
         found = takeover.read(older, key) if older else []
-        notes = [f"made a token key and saved it in {settings.env_path}"] if made_key else []
+        if made_key:
+            tell(f"made a token key and saved it in {settings.env_path}")
         if takeover.is_missing(settings):
-            notes.append(
-                f"warning: {settings.older_store_path} is not there: this starts with an empty store"
-            )
+            tell(f"warning: {settings.older_store_path} is not there: this starts with an empty store")
         with ExitStack() as stack:
             store = stack.enter_context(_open_store(settings, environ, key))
-            notes += finish_rotation(settings, environ, store.key)
+            for sentence in finish_rotation(settings, environ, store.key):
+                tell(sentence)
             chain = _chain(store, settings.audit_log_path)
             trail = stack.enter_context(open_trail(settings, chain, lenient=lenient))
-            books = cls(store, trail, chain, notes)
+            books = cls(store, trail, chain)
             books.begin(lenient=lenient)
             if older is not None:
-                notes.append(_take_over(store, trail, older, found))
+                tell(_take_over(store, trail, older, found))
             stack.pop_all()
         return books
 
@@ -143,9 +150,9 @@ def stored_chains(store: TokenStore) -> tuple[bytes, Chains] | None:
         raise StoreDamaged("the token store's record of the audit trail can't be understood") from error
 
 
-def read_chains(path: Path, key: str) -> tuple[bytes, Chains] | None:
-    """The same from a store, or a copy of one, that stays as it is."""
-    with TokenStore.read_only(path, [key]) as store:
+def read_chains(path: Path, keys: Sequence[str]) -> tuple[bytes, Chains] | None:
+    """The same from a store, or a copy of one, that stays as it is; one of the keys must be its own."""
+    with TokenStore.read_only(path, keys) as store:
         return stored_chains(store)
 
 

@@ -117,17 +117,20 @@ class SealedDatabase:
 
     @classmethod
     def read_only(cls, path: Path, keys: Sequence[bytes | str] = ()) -> Self:
-        """Open for listing, which needs no key; a store not made yet lists nothing."""
+        """Open for listing, which needs no key; a store not made yet lists nothing.
+
+        With keys its secrets can be read; BadKey if it was made with none of them.
+        """
         with explained(path):
             # A process that was killed may have left a transaction to undo, which needs to write.
             mode = "rw" if os.access(path, os.W_OK) else "ro"
             location = f"{path.absolute().as_uri()}?mode={mode}" if path.exists() else ":memory:"
-            store = cls(path, connect(location), make_cipher(keys) if keys else None)
+            store = cls(path, connect(location), None)
             with store._closed_on_failure():
                 store.database.execute("PRAGMA query_only = ON")
                 store.is_blank = not store._version()
                 if keys and not store.is_blank:
-                    store._opening([store._fernet()])
+                    store._cipher = store._opening([make_cipher([key]) for key in keys])
         return store
 
     def close(self) -> None:

@@ -6,11 +6,14 @@ Every command imports this on its way, so it needs nothing but ``os``.
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 #: After these a change may be lost; others only say that a directory can't be synced here.
 _LOSSES = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+#: What a file system says that can't reserve room.
+_CANT_RESERVE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def make_directory(path: Path) -> None:
@@ -66,6 +69,19 @@ def sync_directory(path: Path | str, *, dir_fd: int | None = None) -> None:
     except OSError as error:
         if error.errno in _LOSSES:
             raise
+
+
+def reserve(fd: int, size: int) -> None:
+    """Room on the disk for a file of this size, whose content stays."""
+    try:
+        if sys.platform != "darwin":
+            os.posix_fallocate(fd, 0, size)
+            return
+    except OSError as error:
+        if error.errno not in _CANT_RESERVE:
+            raise
+    old = os.fstat(fd).st_size
+    os.pwrite(fd, bytes(max(0, size - old)), old)
 
 
 def allow_many_files() -> None:

@@ -191,8 +191,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def books(settings: Settings) -> Iterator[Books]:
-    with Books.open(settings, {}) as books:
-        assert books.notes == [f"made a token key and saved it in {settings.env_path}"]
+    notes: list[str] = []
+    with Books.open(settings, {}, tell=notes.append) as books:
+        assert notes == [f"made a token key and saved it in {settings.env_path}"]
         yield books
 
 

@@ -42,8 +42,9 @@ def path(settings: Settings) -> Path:
 
 def opened(settings: Settings, environ: dict[str, str] | None = None) -> list[str]:
     """What opening the store, as every change does, says of what it has done."""
-    with Books.open(settings, WITH_KEY if environ is None else environ) as books:
-        return books.notes
+    notes: list[str] = []
+    Books.open(settings, WITH_KEY if environ is None else environ, tell=notes.append).close()
+    return notes
 
 
 def pairings(settings: Settings) -> list[Pairing]:

@@ -11,13 +11,12 @@ import errno
 import hmac
 import os
 import struct
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from hermes_nodes.audit.files import SayingWhy, is_at
-from hermes_nodes.disk import open_private, sync_directory
+from hermes_nodes.disk import open_private, reserve, sync_directory
 
 BLOCK = 512
 #: Bytes kept from the start: some three hundred calls of the usual size.
@@ -28,8 +27,6 @@ _HEAD = struct.Struct("<4sI32s")
 #: Bytes that the end of a call may take.
 END_BYTES = BLOCK - _HEAD.size
 _BEGUN, _ENDED, _STRUCK = b"\x01HNB", b"\x01HNE", bytes(4)
-#: What a file system says that can't reserve room.
-_UNSUPPORTED = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 _NO_FD = -1
 
 
@@ -161,7 +158,7 @@ class Journal:
             self._next = max((entry.end_offset + BLOCK for entry in self._left), default=0)
         self._size = max(os.fstat(fd).st_size if self._entries else 0, self._next, RESERVE)
         os.ftruncate(fd, min(self._size, os.fstat(fd).st_size))
-        _reserve(fd, self._size)
+        reserve(fd, self._size)
         sync_directory(self.path.parent)
 
     def _read(self, fd: int) -> list[Entry]:
@@ -208,7 +205,7 @@ class Journal:
             raise OSError(errno.ENOSPC, "too many calls are under way")
         if end > self._size:
             size = min(max(2 * self._size, end), MOST)
-            _reserve(self._fd, size)
+            reserve(self._fd, size)
             self._size = size
         offset, self._next = self._next, end
         return offset
@@ -225,16 +222,3 @@ class Journal:
 def _blocks(size: int) -> int:
     """Of a call of which so much is known; one is for its end."""
     return -(-(_HEAD.size + size) // BLOCK) + 1
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Room on the disk for a file of this size, whose content stays."""
-    try:
-        if sys.platform != "darwin":
-            os.posix_fallocate(fd, 0, size)
-            return
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-    old = os.fstat(fd).st_size
-    os.pwrite(fd, bytes(max(0, size - old)), old)

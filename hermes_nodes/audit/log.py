@@ -16,7 +16,7 @@ from hermes_nodes.audit.chain import Chain, Head
 from hermes_nodes.audit.files import SayingWhy, is_at, next_name, rotated_files
 from hermes_nodes.audit.resume import resume
 from hermes_nodes.audit.rows import Row, encode, make_row
-from hermes_nodes.disk import open_private, sync_directory
+from hermes_nodes.disk import open_private, reserve, sync_directory
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -97,9 +97,8 @@ class AuditLog:
             if disk.f_flag & os.ST_RDONLY:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
             # Some file systems, of the network or of devices, count no blocks at all.
-            free = disk.f_bavail if os.geteuid() else disk.f_bfree
-            if disk.f_blocks and free * disk.f_frsize < LEAST_ROOM:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if disk.f_blocks and disk.f_bavail * disk.f_frsize < LEAST_ROOM:
+                _try_room(self.path.parent)
 
     def sync(self) -> None:
         """Puts what was appended before this call on the disk; appends go on meanwhile."""
@@ -212,3 +211,11 @@ class AuditLog:
                 # One that can't be deleted is no reason to refuse calls; each rotation tries again.
                 with contextlib.suppress(OSError):
                     os.unlink(file.path)
+
+
+def _try_room(folder: Path) -> None:
+    """Raises OSError where a disk that seems full is full; root gets what is kept back from others."""
+    import tempfile  # noqa: PLC0415 - a disk is seldom full
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        reserve(file.fileno(), LEAST_ROOM)

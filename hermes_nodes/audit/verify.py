@@ -141,9 +141,11 @@ class _Walk:
 
     def _cut(self, missing: int) -> Damage:
         if not self.started:
-            return self._found("removed", self.last, f"of {missing} rows there is none")
+            return self._found(
+                "removed", self.last, f"rows that were written, of which none is here: {missing}"
+            )
         kind: Kind = "older copy" if b'"action":"stop"' in self.last.line else "tail cut"
-        return self._found(kind, self.last, f"the last {missing} rows are missing behind this line")
+        return self._found(kind, self.last, f"rows that are missing behind this line: {missing}")
 
     def _found(self, kind: Kind, spot: Spot, message: str, seq: int | None = 0) -> Damage:
         seq = self.head.seq + 1 if seq == 0 else seq
@@ -197,7 +199,9 @@ class _Keyed(_Walk):
             self.head, self.rows = Head(place.seq, place.hash), self.rows + 1
             return None
         if self._begins_next(place):
-            return self._found("removed", spot, f"{self._missing_in_chain()} rows are missing before this")
+            return self._found(
+                "removed", spot, f"rows that are missing before this one: {self._missing_in_chain()}"
+            )
         if self._suspect is not None and not self.started:
             return self._found("edited", self._suspect, "this is not the row that was written here")
         return self._misplaced(spot, place)

@@ -23,7 +23,7 @@ from hermes_nodes.audit.verify import verify as verify_trail
 from hermes_nodes.cli.home import paired_names
 from hermes_nodes.cli.options import Json, duration
 from hermes_nodes.cli.output import Column, print_data, print_json, print_table, say
-from hermes_nodes.errors import Unavailable
+from hermes_nodes.errors import FileMissing, Unavailable
 from hermes_nodes.protocol.messages import timestamp
 
 _COLUMNS = (
@@ -90,11 +90,14 @@ def export(
     since: Since = None,
 ) -> None:
     """Print every row that is asked for, old to new, for a program to load."""
-    path = config.load().audit_log_path
     write = _csv_writer() if form == "csv" else _write_json_line
-    with _readable(path), Trail(path, _filter(node, action, status, since)) as trail:
-        for row in trail.read():
-            write(row)
+    for row in _every(config.load().audit_log_path, _filter(node, action, status, since)):
+        write(row)
+
+
+def _every(path: Path, match: Filter) -> Iterator[dict[str, object]]:
+    with _readable(path), Trail(path, match) as trail:
+        yield from trail.read()
         if trail.unreadable:
             say(f"warning: {trail.unreadable} lines of the trail can't be read")
 
@@ -134,6 +137,10 @@ def verify(
     that nobody has changed them, or cut off the last ones.
     """
     settings = config.load()
+    if store is not None and not store.exists():
+        raise FileMissing(
+            f"there is no token store {store}", "leave --store out to use the one of this home"
+        )
     trail = path or settings.audit_log_path
     with _readable(trail):
         report = _verified(trail, store or settings.token_store_path, settings)
@@ -146,20 +153,21 @@ def verify(
 
 def _verified(path: Path, store: Path, settings: config.Settings) -> Report:
     from hermes_nodes.books import read_chains  # noqa: PLC0415
-    from hermes_nodes.keys import find_key, is_store  # noqa: PLC0415 - `tail` has no use for these
+    from hermes_nodes.keys import find_key, is_store, next_key  # noqa: PLC0415 - `tail` has no use for these
 
     key = find_key(settings, os.environ)
     if not is_store(store) or key is None:
         what = "the token key" if is_store(store) else f"the token store {store}"
         say(f"warning: {what} is not there: {_UNKNOWN}")
         return verify_shape(path)
+    keys = [key, *next_key(settings)]
     while True:
-        stored = read_chains(store, key)
+        stored = read_chains(store, keys)
         if stored is None:
             return verify_trail(path, b"", [])
         report = verify_trail(path, stored[0], chains_of(stored[1], path))
         # What has had its time may have been deleted meanwhile, or the gateway may have begun a new chain.
-        if report.ok or not _has_moved_on(stored[1], read_chains(store, key)):
+        if report.ok or not _has_moved_on(stored[1], read_chains(store, keys)):
             return report
 
 

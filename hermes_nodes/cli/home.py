@@ -111,14 +111,22 @@ def take_over(loaded: config.Settings) -> None:
 
 @contextmanager
 def _locked(loaded: config.Settings, *first: str) -> Iterator[tuple["TokenStore", "AuditLog"]]:
-    """Store and trail; what is to be said is said when both are open."""
+    """Store and trail; ``first`` is said when both are open."""
     from hermes_nodes.books import Books  # noqa: PLC0415
     from hermes_nodes.operations import HomeLock  # noqa: PLC0415 - with a gateway none of this is needed
 
-    with HomeLock(loaded, "command"), Books.open(loaded) as books:
-        for sentence in (*first, *books.notes):
-            say(sentence)
-        yield books.store, books.trail
+    with HomeLock(loaded, "command"):
+        notes: list[str] = []
+        try:
+            books = Books.open(loaded, tell=notes.append)
+        except HermesNodesError:
+            first = ()  # what it says is not going to happen
+            raise
+        finally:
+            for sentence in (*first, *notes):
+                say(sentence)
+        with books:
+            yield books.store, books.trail
 
 
 def paired_names(incomplete: str) -> list[str]:

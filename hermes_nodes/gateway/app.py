@@ -153,12 +153,12 @@ class Gateway:
 
     async def _open_books(self, stack: AsyncExitStack) -> Books:
         lenient = self.settings.audit_fail_open
-        books = await asyncio.to_thread(Books.open, self.settings, self._environ, lenient=lenient)
-        stack.push_async_callback(asyncio.to_thread, close, books)
         if lenient:
             self._tell("warning: audit_fail_open is set: calls run even if no row of them can be written")
-        for note in books.notes:
-            self._tell(note)
+        books = await asyncio.to_thread(
+            Books.open, self.settings, self._environ, tell=self._tell, lenient=lenient
+        )
+        stack.push_async_callback(asyncio.to_thread, close, books)
         return books
 
     async def _listen_for_operators(

@@ -195,6 +195,21 @@ def test_half_a_row_is_kept_back_until_it_is_whole(
         assert list(trail.follow(stop=stop)) == [{"exit_code": 2}]
 
 
+def test_half_a_row_that_was_taken_back_is_never_shown(path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    AuditLog(path).close()
+    trail = Trail(path)
+    with path.open("r+b", buffering=0) as file, trail:
+        file.write(b'{"exit_code":1}\n{"exit_code":2,"com')
+        assert numbers(list(trail.read())) == [1]
+        file.truncate(16)
+        file.seek(16)
+        file.write(b'{"exit_code":3}\n{"exit_code":4}\n')
+        assert numbers(list(trail.follow(stop=stop))) == [3, 4]
+        assert trail.unreadable == 0
+
+
 def test_half_a_row_left_behind_by_a_rotation_is_counted_once(path: Path) -> None:
     stop = threading.Event()
     stop.set()

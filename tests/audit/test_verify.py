@@ -116,7 +116,7 @@ def test_a_tail_that_was_cut_is_found(home: Home, count: int) -> None:
         home.change(seq, lambda _: b"")
     damage = home.damage()
     assert (damage.kind, damage.seq) == ("tail cut", ROWS - count + 1)
-    assert f"the last {count} rows" in damage.message
+    assert damage.message.endswith(f"missing behind this line: {count}")
     assert (Path(damage.file), damage.line) == home.place(ROWS - count)
 
 

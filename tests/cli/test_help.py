@@ -22,6 +22,8 @@ COMMANDS = [
     "revoke",
     "audit",
     "audit tail",
+    "audit export",
+    "audit verify",
     "status",
     "node",
     "node join",

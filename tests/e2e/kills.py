@@ -94,7 +94,7 @@ def check(home: Home, gateway: GatewayProcess, promises: Promises) -> None:
     for name, token in list(promises.revoked.items())[-3:]:
         assert asyncio.run(is_refused(gateway, name, token)), name
     key, _ = ensure_key(home.settings, home.environ)
-    stored = read_chains(home.settings.token_store_path, key)
+    stored = read_chains(home.settings.token_store_path, [key])
     assert stored is not None
     path = home.settings.audit_log_path
     report = verify(path, stored[0], chains_of(stored[1], path))
