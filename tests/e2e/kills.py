@@ -40,7 +40,6 @@ class Promises:
         self.calls: set[str] = set()
         self.tokens: dict[str, str] = {}
         self.revoked: dict[str, str] = {}
-        self.pairings = 0
         self._numbers = iter(range(10**9))
 
     def call(self, home: Home) -> None:
@@ -49,7 +48,6 @@ class Promises:
     def pair(self, home: Home) -> None:
         name = f"node-{next(self._numbers)}"
         self.tokens[name] = str(home.client.pair(name)["token"])
-        self.pairings += 1
 
     def revoke(self, home: Home) -> None:
         """The oldest one; if that is not acknowledged, it may be revoked or not."""
@@ -135,12 +133,11 @@ def main() -> int:
         home = Home(Path(folder))
         statuses = Counter(str(row["status"]) for row in home.trail() if row["request_id"])
         print(f"seed {seed}: {instants} kills in {time.monotonic() - started:.0f} s")
+        made = len(promises.tokens) + len(promises.revoked)
         print(
-            f"{len(promises.calls)} calls answered, {len(promises.tokens) + len(promises.revoked)} pairings"
+            f"acknowledged: {len(promises.calls)} calls, {made} pairings, {len(promises.revoked)} revoked"
         )
-        print(
-            f"of which {len(promises.revoked)} revoked; {sum(statuses.values())} rows of calls: {statuses}"
-        )
+        print(f"rows of calls: {dict(statuses)}")
     return 0
 
 
