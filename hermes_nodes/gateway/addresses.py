@@ -18,7 +18,8 @@ class Proxies:
         address = str(peer[0]) if peer else "unknown"
         forwarded = headers.get("X-Forwarded-For", "")
         for hop in reversed([hop.strip() for hop in forwarded.split(",") if hop.strip()]):
-            if not self.trusts(address) or not is_ip(hop):
+            # A zone (`fe80::1%eth0`) means something to its own machine alone, and may hold any signs.
+            if not self.trusts(address) or not is_ip(hop) or "%" in hop:
                 break
             address = hop
         return address
