@@ -41,6 +41,8 @@ class Pairings:
         self.urgent = False
         # What an unknown name is checked against: nobody holds it, and checking it costs the same.
         self._nobody = Secret("token", secrets.token_urlsafe(32))
+        # What is looked at in the place of a pairing that is not there: that costs the same, too.
+        self._no_pairing = Pairing("", "", {}, timestamp(), None, None)
 
     async def load(self) -> None:
         for pairing, known in await self._store.run(_load):
@@ -58,15 +60,14 @@ class Pairings:
 
     def admitted(self, name: str) -> Pairing | None:
         """The pairing of a name, if it may log in now."""
-        pairing = self._live.get(name)
-        return pairing if pairing is not None and pairing.admits(timestamp()) else None
+        now = timestamp()
+        found = self._live.get(name, self._no_pairing)
+        return found if found.admits(now) and found is not self._no_pairing else None
 
     def secrets(self, pairing: Pairing | None) -> list[Secret]:
         """What proves a pairing now, the newest first; what nobody can prove, for none."""
-        if pairing is None:
-            return self.nobodys(1)
         now = timestamp()
-        known = self._secrets.get(pairing.id, [])
+        known = self.nobodys(1) if pairing is None else self._secrets.get(pairing.id, [])
         return [one for one in known if one.dies_at is None or now < one.dies_at]
 
     def nobodys(self, count: int) -> list[Secret]:
