@@ -220,6 +220,7 @@ def _print(rows: Iterable[dict[str, object]], *, as_json: bool, titled: bool) ->
     shown = [{**row, "what": row.get("command") or row.get("path") or row.get("error")} for row in rows]
     if shown or titled:
         print_table(_COLUMNS, shown, _style, titled=titled)
+        sys.stdout.flush()  # whoever follows in a pipe gets each row as it comes
 
 
 def _style(key: str, value: str) -> str:
