@@ -230,6 +230,8 @@ class GatewayProcess:
         self.host = str(facts["host"])
         self.port = int(str(facts["port"]))
         self.socket = Path(str(facts["socket"]))
+        #: Where operators reach it over the network, if `control_listen` is set.
+        self.control_url = str(facts["control_url"])
         self._log = log
 
     @property
