@@ -236,7 +236,8 @@ class GatewayProcess:
 
     @property
     def url(self) -> str:
-        return f"ws://{self.host}:{self.port}/ws/nodes"
+        scheme = "wss" if self.control_url.startswith("https:") else "ws"
+        return f"{scheme}://{self.host}:{self.port}/ws/nodes"
 
     @property
     def log(self) -> str:
