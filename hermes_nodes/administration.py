@@ -6,7 +6,7 @@ import msgspec
 
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import HermesNodesError
+from hermes_nodes.errors import AuditUnwritable
 from hermes_nodes.keys import announce_key, finish_rotation, withdraw_key
 from hermes_nodes.names import check_operator_name
 from hermes_nodes.operations import after
@@ -94,10 +94,16 @@ def rotate_key(
 
     The key itself is in the home's ``.env`` and nowhere else.
     """
+    # What an earlier one has left: the key that the store is sealed with must not be written over.
+    finish_rotation(settings, environ, store.key)
     key = announce_key(settings)
     try:
         store.rekey(key, lambda: trail.append(action="key", status="ok", actor=actor, command="rotate"))
-    except HermesNodesError:
+    except AuditUnwritable:
+        # Then nothing has happened. Of a disk that fails during the commit nobody knows: the next opening
+        # finds out which of the two keys it is.
         withdraw_key(settings)
         raise
-    return finish_rotation(settings, environ, key)
+    notes = finish_rotation(settings, environ, key)
+    store.clear_log()
+    return notes

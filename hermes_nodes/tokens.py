@@ -163,13 +163,14 @@ class TokenStore(SealedDatabase):
             if pairing is None:
                 raise UnknownNode(name)
             good = self.secrets(pairing.id)
+            # First, as SQLite would give it the id of a row that is gone, and sessions go by that.
+            self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             if len(good) > 1:
                 database.execute("DELETE FROM pairing_tokens WHERE id = ?", (good[0].id,))
             elif good:
                 database.execute(
                     "UPDATE pairing_tokens SET dies_at = ? WHERE id = ?", (dies_at, good[0].id)
                 )
-            self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             before_commit(pairing)
             ends = [secret.dies_at for secret in self.secrets(pairing.id)[1:]]
         return pairing, token, ends[0] if ends else None
