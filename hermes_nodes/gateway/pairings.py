@@ -41,6 +41,7 @@ class Pairings:
         self.urgent = False
         # What an unknown name is checked against: nobody holds it, and checking it costs the same.
         self._nobody = Secret("token", secrets.token_urlsafe(32))
+        self._nobodys_pairing = Pairing("", "", {}, timestamp())
 
     async def load(self) -> None:
         for pairing, known in await self._store.run(_load):
@@ -58,15 +59,15 @@ class Pairings:
 
     def admitted(self, name: str) -> Pairing | None:
         """The pairing of a name, if it may log in now."""
-        pairing = self._live.get(name)
-        return pairing if pairing is not None and pairing.admits(timestamp()) else None
+        # Asked of a name that is unknown as well: the clock must not tell.
+        pairing = self._live.get(name, self._nobodys_pairing)
+        admits = pairing.admits(timestamp())
+        return pairing if admits and pairing is not self._nobodys_pairing else None
 
     def secrets(self, pairing: Pairing | None) -> list[Secret]:
         """What proves a pairing now, the newest first; what nobody can prove, for none."""
-        if pairing is None:
-            return self.nobodys(1)
         now = timestamp()
-        known = self._secrets.get(pairing.id, [])
+        known = self._secrets.get(pairing.id, []) if pairing else self.nobodys(1)
         return [one for one in known if one.dies_at is None or now < one.dies_at]
 
     def nobodys(self, count: int) -> list[Secret]:
