@@ -136,15 +136,16 @@ class ControlApi:
     async def _post_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.PairRequest)
         actor = request[ACTOR]
-        if body.force and self._pairings.get(body.name) is not None:
+        if body.force:  # whether there is one to replace is only known when it is done
             self._check_name(actor, "revoke", body.name)
         pairing, token = await self._pairings.pair(body, actor.name)
         return web.json_response(operations.pair_view(pairing, token), status=201)
 
     async def _delete_pairing(self, request: web.Request) -> web.Response:
         name, actor = request.match_info["name"], request[ACTOR]
-        self._check_name(actor, "revoke", name)
-        return web.json_response(operations.revoke_view(await self._pairings.revoke(name, actor.name)))
+        only = self._check_name(actor, "revoke", name)
+        revoked = await self._pairings.revoke(name, actor.name, only)
+        return web.json_response(operations.revoke_view(revoked))
 
     async def _patch_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.LabelRequest)
@@ -154,13 +155,12 @@ class ControlApi:
     async def _post_rotation(self, request: web.Request) -> web.Response:
         name, actor = request.match_info["name"], request[ACTOR]
         body = decode_body(await request.read() or b"{}", operations.RotateRequest)
-        self._check_name(actor, "rotate", name)
-        return web.json_response(
-            operations.rotate_view(*await self._pairings.rotate(name, body, actor.name))
-        )
+        only = self._check_name(actor, "rotate", name)
+        rotated = await self._pairings.rotate(name, body, actor.name, only)
+        return web.json_response(operations.rotate_view(*rotated))
 
-    def _check_name(self, actor: Actor, verb: str, name: str) -> None:
-        self._operators.check_name(actor, verb, name, self._pairings.get(name))
+    def _check_name(self, actor: Actor, verb: str, name: str) -> str | None:
+        return self._operators.check_name(actor, verb, name, self._pairings.get(name))
 
     # -- operators and key --
 

@@ -78,13 +78,17 @@ class Operators:
             record.require(needs)
         return pairing
 
-    def check_name(self, actor: Actor, verb: str, name: str, pairing: Pairing | None) -> None:
-        """The same for an act on a name, which for whoever has all nodes may be one that was revoked."""
+    def check_name(self, actor: Actor, verb: str, name: str, pairing: Pairing | None) -> str | None:
+        """The same for an act on a name, which for whoever has all nodes may be one that was revoked.
+
+        For anyone else the id of the pairing that was looked at: until the act is done, the name may
+        have been paired anew.
+        """
         record = self.record(actor)
         if record is None or record.scope.is_everything:
             self.check(actor, (frozenset({verb}),))
-        else:
-            self.check_node(actor, (frozenset({verb}),), name, pairing)
+            return None
+        return self.check_node(actor, (frozenset({verb}),), name, pairing).id
 
     def in_scope(self, actor: Actor, pairings: list[Pairing]) -> list[Pairing]:
         """Those of the pairings that the actor knows of."""
