@@ -235,7 +235,7 @@ class Revocation(NamedTuple):
     def noted(self) -> Pairing:
         """The pairing; raises AuditUnwritable."""
         if self.unwritten is not None:
-            raise self.unwritten
+            raise self.unwritten.after(f"{self.pairing.name!r} is revoked")
         return self.pairing
 
 

@@ -173,9 +173,10 @@ class TokenStore(SealedDatabase):
             self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             if len(good) > 1:
                 database.execute("DELETE FROM pairing_tokens WHERE id = ?", (good[0].id,))
-            elif good:
+            for old in good[-1:]:  # a grace may be cut short by another, never made longer
                 database.execute(
-                    "UPDATE pairing_tokens SET dies_at = ? WHERE id = ?", (dies_at, good[0].id)
+                    "UPDATE pairing_tokens SET dies_at = ? WHERE id = ?",
+                    (min(dies_at, old.dies_at or dies_at), old.id),
                 )
             before_commit(pairing)
             ends = [secret.dies_at for secret in self.secrets(pairing.id)[1:]]

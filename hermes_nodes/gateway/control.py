@@ -31,6 +31,8 @@ MAX_BODY = 1024 * 1024
 #: Rows of the trail that one request may ask for, and seconds between two looks for more.
 MAX_ROWS = 100_000
 FOLLOW_EVERY = 0.2
+#: Seconds for a request's body.
+BODY_SECONDS = 30.0
 _AUDIT: Needs = (frozenset({"audit"}),)
 _ROUTES_HINT = "docs/API.md lists the routes"
 
@@ -86,7 +88,11 @@ class ControlApi:
             actor = request[ACTOR]
             if route.local and actor.operator_id is not None:
                 raise NotAllowed("only the gateway's own user may do this, on its control socket")
-            self._operators.check(actor, (frozenset({route.verb}),) if route.verb else ())
+            needs = (frozenset({route.verb}),) if route.verb else ()
+            self._operators.check(actor, needs)
+            await _whole_body(request)
+            # Once more: whoever has had all the time for its body may have been removed meanwhile.
+            self._operators.check(actor, needs)
             return await handler(request)
 
         return checked
@@ -226,8 +232,17 @@ async def _write_rows(response: web.StreamResponse, rows: list[dict[str, object]
         await response.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
+async def _whole_body(request: web.Request) -> None:
+    """Wait for it, but not for ever; the handler reads it again, from memory."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await request.read()
+    except TimeoutError as error:
+        raise UsageError(f"the request's body did not come within {BODY_SECONDS:g} seconds") from error
+
+
 def _row_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_ROWS:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MAX_ROWS)) or int(text) > MAX_ROWS:
         raise UsageError(f"`n` is a whole number from 0 to {MAX_ROWS}")
     return int(text)
 

@@ -140,3 +140,11 @@ def test_nobody_who_is_not_paired_is_rotated(own: Home) -> None:
     assert own.run("rotate", "nobody").returncode == 66
     own.ok("revoke", "laptop")
     assert own.run("rotate", "laptop").returncode == 66
+
+
+async def test_a_grace_can_be_cut_short_by_another_and_not_made_longer(own: Home, running: Gateway) -> None:
+    old = await pair(own, "laptop")
+    await rotate(own, grace=3600)
+    cut = await asyncio.to_thread(own.client.rotate, "laptop", grace=0)
+    assert not await is_admitted(running, old)
+    assert await is_admitted(running, str(cut["token"]))
