@@ -276,3 +276,37 @@ def test_the_operators_command_line_shows_neither_token_nor_verifier(
         shown = json.dumps(home.client.operators()) + gateway.log
         trail = (home.path / "logs" / "nodes-audit.log").read_text()
     assert remote.token.rpartition(".")[2] not in shown + trail
+
+
+# -- the trail on the command line --------------------------------------------------------------------
+
+
+def test_audit_tail_shows_the_trail_of_the_gateway_that_was_named(
+    home: Home, gateway: GatewayProcess, node: NodeProcess
+) -> None:
+    with operator(home, gateway, "auditor", "--allow", "audit,exec") as remote:
+        for number in range(3):
+            home.client.exec("laptop", f"echo number-{number}")
+        options = ("--action", "exec", "--node", "laptop")
+        rows = [
+            json.loads(line)
+            for line in remote.ok("audit", "tail", "-n", "2", *options, "--json").splitlines()
+        ]
+        assert [row["command"] for row in rows] == ["echo number-1", "echo number-2"]
+        assert "echo number-2" in remote.ok("audit", "tail", "--since", "1h")
+        with remote.start("audit", "tail", "-n", "1", "-f", "--json", *options) as following:
+            assert "number-2" in following.line()
+            home.client.exec("laptop", "echo later")
+            assert "echo later" in following.line()
+
+
+def test_audit_tail_without_its_verb_is_refused(home: Home, each: dict[str, Remote]) -> None:
+    assert each["exec"].run("audit", "tail").returncode == 77
+
+
+def test_audit_tail_by_a_sockets_path_asks_that_gateway(
+    home: Home, gateway: GatewayProcess, node: NodeProcess
+) -> None:
+    elsewhere = str(home.folder / "elsewhere")
+    shown = home.ok("--gateway", str(gateway.socket), "audit", "tail", HERMES_HOME=elsewhere)
+    assert "operator" in shown or "exec" in shown or "connect" in shown
