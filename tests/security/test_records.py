@@ -1,16 +1,16 @@
 """Somebody between a node and its gateway can end a session, and nothing else."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from hermes_nodes.errors import ProtocolViolation
-from hermes_nodes.protocol.codec import Frame
+from hermes_nodes.protocol.codec import Frame, RecordCodec
 from hermes_nodes.protocol.handshake import Refused
 from hermes_nodes.protocol.messages import Exec, Ping, encode, new_call_id
 from tests.harness import scripted_node
-from tests.protocol.ends import record_codecs
-from tests.protocol.support import TOKEN, converse, gateway, our_node, said, text
+from tests.protocol.support import TOKEN, converse, gateway, logged_in, our_node, said, text
 from tests.security.place import Place
 
 Alter = Callable[[Frame], Frame]
@@ -81,8 +81,9 @@ def test_a_downgrade_on_an_open_line_is_refused_before_the_token_is_sent() -> No
 @pytest.mark.parametrize("forward", [True, False], ids=["to the node", "to the gateway"])
 @pytest.mark.parametrize("attack", ["replay", "reordering", "reflection"])
 def test_replay_reordering_and_reflection_of_records(attack: str, forward: bool) -> None:
-    pair = record_codecs()
-    sender, receiver = pair if forward else pair[::-1]
+    accepted, ours = logged_in()
+    sender: RecordCodec[Any] = accepted.codec if forward else ours  # type: ignore[assignment]
+    receiver: RecordCodec[Any] = ours if forward else accepted.codec  # type: ignore[assignment]
     first, _, third = (sender.encode(PING) for _ in range(3))
     receiver.decode(first)
     back = [receiver.encode(PING) for _ in range(2)][1]
