@@ -1,12 +1,13 @@
 """What changes operators and the token key, on store and trail: one copy for the CLI and the gateway."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import HermesNodesError
+from hermes_nodes.errors import AuditUnwritable
 from hermes_nodes.keys import announce_key, finish_rotation, withdraw_key
 from hermes_nodes.names import check_operator_name
 from hermes_nodes.operations import after
@@ -54,18 +55,37 @@ def add_operator(
     )
 
 
+class Removal(NamedTuple):
+    """An operator that is removed, and what kept that from being written down, if anything did."""
+
+    operator: Operator
+    unwritten: AuditUnwritable | None
+
+    def noted(self) -> Operator:
+        """The operator; raises AuditUnwritable where its row is missing."""
+        if self.unwritten is not None:
+            raise self.unwritten.after(f"operator {self.operator.name!r} is removed")
+        return self.operator
+
+
 def remove_operator(
     store: TokenStore, trail: AuditLog, name: str, actor: str, taker: Operator | None = None
-) -> Operator:
-    """End an operator; raises UnknownOperator, and NotAllowed for one who holds more than ``taker``."""
+) -> Removal:
+    """End an operator; raises UnknownOperator, and NotAllowed for one who holds more than ``taker``.
+
+    It ends also where the trail can't be written: a full disk must not keep a stolen token alive.
+    """
     table = OperatorTable(store)
     if taker is not None:
         for operator in table.all():
             if operator.name == name:
-                taker.require_holding(operator.verbs, taker.expires_at)
+                taker.require_holding(operator.verbs, operator.expires_at)
     removed = table.remove(name)
-    trail.append(action="operator", status="ok", actor=actor, command=f"remove {name}")
-    return removed
+    try:
+        trail.append(action="operator", status="ok", actor=actor, command=f"remove {name}")
+    except AuditUnwritable as unwritten:
+        return Removal(removed, unwritten)
+    return Removal(removed, None)
 
 
 def operator_view(operator: Operator) -> dict[str, object]:
@@ -94,10 +114,16 @@ def rotate_key(
 
     The key itself is in the home's ``.env`` and nowhere else.
     """
+    # What an earlier one has left: the key that the store is sealed with must not be written over.
+    finish_rotation(settings, environ, store.key)
     key = announce_key(settings)
     try:
         store.rekey(key, lambda: trail.append(action="key", status="ok", actor=actor, command="rotate"))
-    except HermesNodesError:
+    except AuditUnwritable:
+        # Then nothing has happened. Of a disk that fails during the commit nobody knows: the next opening
+        # finds out which of the two keys it is.
         withdraw_key(settings)
         raise
-    return finish_rotation(settings, environ, key)
+    notes = finish_rotation(settings, environ, key)
+    store.clear_log()
+    return notes

@@ -38,6 +38,8 @@ _PIECE = 126 * 1024
 #: Bytes taken from a terminal at a time. Few, so that keys are heard while there is any credit.
 _TYPED = 1024
 _STDIN = 0
+_HTTP = b"HTTP/1."
+_NO_GATEWAY = ("what answers there is no gateway", "check the address given as --gateway")
 
 Json = dict[str, object]
 Output = Callable[[int, memoryview], object]
@@ -73,10 +75,12 @@ def response_head(sock: socket.socket) -> tuple[int, bytes]:
         if not piece:
             raise GatewayLost
         received += piece
+        if not received.startswith(_HTTP[: len(received)]):
+            raise HermesNodesError(*_NO_GATEWAY)
     head, _, rest = received.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
-    if not head.startswith(b"HTTP/1.") or not status[0].isdigit():
-        raise HermesNodesError("what answers there is no gateway", "check the address given as --gateway")
+    if not head.startswith(_HTTP) or not status[0].isdigit():
+        raise HermesNodesError(*_NO_GATEWAY)
     return int(status[0]), rest
 
 

@@ -252,8 +252,10 @@ class SealedDatabase:
                 database.executemany(f"UPDATE {table} SET {column} = ? WHERE {name} = ?", sealed)  # noqa: S608
             before_commit()
         self._cipher, self.key = cipher, key
+
+    def clear_log(self) -> None:
+        """Drop what was sealed under an old key from the log that SQLite keeps beside the file."""
         with explained(self.path):
-            # What was sealed under the old key must not stay in the log that SQLite keeps beside the file.
             self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 

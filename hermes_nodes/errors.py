@@ -41,7 +41,7 @@ An error carries its data and builds its own sentence; over the control API it t
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 #: Characters of a name that an error repeats; no node's name has more.
 MAX_SHOWN = 64
@@ -158,6 +158,11 @@ class AuditUnwritable(Unavailable):
             f"the audit trail {path} cannot be written: {error.strerror or error}",
             "mend that path or free some space, or name another with audit_log_path",
         )
+
+    def after(self, done: str) -> Self:
+        """The same, where what has no row is ``done`` all the same."""
+        self.message = f"{done}, but without a row: {self.message}"
+        return self
 
 
 class NodeNotConnected(Unavailable):

@@ -167,8 +167,13 @@ class RotateRequest(msgspec.Struct, forbid_unknown_fields=True):
     grace: float = GRACE_SECONDS
 
 
-def rotate(
-    store: TokenStore, trail: AuditLog, name: str, request: RotateRequest, actor: str
+def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
+    store: TokenStore,
+    trail: AuditLog,
+    name: str,
+    request: RotateRequest,
+    actor: str,
+    only: str | None = None,
 ) -> tuple[Pairing, str, str | None]:
     """A pairing's new token and when the old one dies at the latest; raises UsageError, UnknownNode."""
     dies_at = timestamp() if request.grace == 0 else after(request.grace)
@@ -176,7 +181,7 @@ def rotate(
     def note(pairing: Pairing) -> None:
         trail.append(action="rotate", status="ok", node=name, pairing_id=pairing.id, actor=actor)
 
-    return store.rotate(name, dies_at or "", before_commit=note)
+    return store.rotate(name, dies_at or "", only=only, before_commit=note)
 
 
 def rotate_view(pairing: Pairing, token: str, old_dies_at: str | None) -> dict[str, object]:
@@ -230,16 +235,18 @@ class Revocation(NamedTuple):
     def noted(self) -> Pairing:
         """The pairing; raises AuditUnwritable."""
         if self.unwritten is not None:
-            raise self.unwritten
+            raise self.unwritten.after(f"{self.pairing.name!r} is revoked")
         return self.pairing
 
 
-def revoke(store: TokenStore, trail: AuditLog, name: str, actor: str) -> Revocation:
+def revoke(
+    store: TokenStore, trail: AuditLog, name: str, actor: str, only: str | None = None
+) -> Revocation:
     """End a pairing; revoking it again changes nothing. Raises UnknownNode.
 
     It ends also where the trail can't be written: a full disk must not keep a stolen token alive.
     """
-    pairing = store.revoke(name)
+    pairing = store.revoke(name, only=only)
     try:
         trail.append(action="revoke", status="ok", node=name, pairing_id=pairing.id, actor=actor)
     except AuditUnwritable as unwritten:

@@ -99,10 +99,15 @@ class TokenStore(SealedDatabase):
             before_commit(added)
         return added
 
-    def revoke(self, name: str) -> Pairing:
-        """End the name's pairing; one already ended comes back as it is."""
+    def revoke(self, name: str, *, only: str | None = None) -> Pairing:
+        """End the name's pairing; one already ended comes back as it is.
+
+        ``only`` is the id of the one that is meant: UnknownNode if the name has been paired anew.
+        """
         with self.change():
             live = self.live(name)
+            if only is not None and (live is None or live.id != only):
+                raise UnknownNode(name)
             if live is not None:
                 self._end(live, timestamp())
             found = self._select("WHERE name = ? ORDER BY revoked_at DESC, rowid DESC", name)
@@ -150,26 +155,29 @@ class TokenStore(SealedDatabase):
         name: str,
         dies_at: str,
         *,
+        only: str | None = None,
         before_commit: Callable[[Pairing], object] = lambda _: None,
     ) -> tuple[Pairing, str, str | None]:
         """A new token for a pairing, and when the old one dies unless the new one is used before.
 
-        Within such a time only the new one is replaced. Raises UnknownNode; if ``before_commit`` raises,
-        nothing has happened.
+        Within such a time only the new one is replaced. ``only`` is the id of the pairing that is meant.
+        Raises UnknownNode; if ``before_commit`` raises, nothing has happened.
         """
         token = _new_token()
         with self.change() as database:
             pairing = self.live(name)
-            if pairing is None:
+            if pairing is None or (only is not None and pairing.id != only):
                 raise UnknownNode(name)
             good = self.secrets(pairing.id)
+            # First, as SQLite would give it the id of a row that is gone, and sessions go by that.
+            self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             if len(good) > 1:
                 database.execute("DELETE FROM pairing_tokens WHERE id = ?", (good[0].id,))
-            elif good:
+            for old in good[-1:]:  # a grace may be cut short by another, never made longer
                 database.execute(
-                    "UPDATE pairing_tokens SET dies_at = ? WHERE id = ?", (dies_at, good[0].id)
+                    "UPDATE pairing_tokens SET dies_at = ? WHERE id = ?",
+                    (min(dies_at, old.dies_at or dies_at), old.id),
                 )
-            self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             before_commit(pairing)
             ends = [secret.dies_at for secret in self.secrets(pairing.id)[1:]]
         return pairing, token, ends[0] if ends else None

@@ -230,11 +230,14 @@ class GatewayProcess:
         self.host = str(facts["host"])
         self.port = int(str(facts["port"]))
         self.socket = Path(str(facts["socket"]))
+        #: Where operators reach it over the network, if `control_listen` is set.
+        self.control_url = str(facts["control_url"])
         self._log = log
 
     @property
     def url(self) -> str:
-        return f"ws://{self.host}:{self.port}/ws/nodes"
+        scheme = "wss" if self.control_url.startswith("https:") else "ws"
+        return f"{scheme}://{self.host}:{self.port}/ws/nodes"
 
     @property
     def log(self) -> str:

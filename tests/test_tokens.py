@@ -446,3 +446,12 @@ def test_a_store_that_is_not_there_lists_nothing_and_is_not_made(path: Path) -> 
     with TokenStore.read_only(path) as store:
         assert store.pairings(include_revoked=True) == []
     assert not path.parent.exists()
+
+
+def test_a_token_that_replaces_another_within_the_grace_is_not_taken_for_it(store: TokenStore) -> None:
+    pairing, _ = store.pair("laptop")
+    later = "2999-01-01T00:00:00.000Z"
+    store.rotate("laptop", later)
+    lost = store.secrets(pairing.id)[0]
+    store.rotate("laptop", later)
+    assert lost.id not in {secret.id for secret in store.secrets(pairing.id)}

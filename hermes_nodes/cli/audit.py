@@ -20,9 +20,10 @@ from hermes_nodes.audit.chain import Chains
 from hermes_nodes.audit.rows import Action, Row, Status
 from hermes_nodes.audit.verify import Report, chains_of, verify_shape
 from hermes_nodes.audit.verify import verify as verify_trail
-from hermes_nodes.cli.home import paired_names
+from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.options import Json, duration
 from hermes_nodes.cli.output import Column, print_data, print_json, print_table, say
+from hermes_nodes.client import Client
 from hermes_nodes.errors import FileMissing, Unavailable
 from hermes_nodes.protocol.messages import timestamp
 
@@ -64,6 +65,7 @@ Since = Annotated[str | None, typer.Option(metavar="DURATION", help="Only rows o
 
 @app.command()
 def tail(
+    context: typer.Context,
     count: Annotated[int, typer.Option("-n", "--lines", min=0, max=1_000_000, help="How many rows.")] = 10,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with rows as they come.")] = False,
     node: Node = None,
@@ -73,9 +75,12 @@ def tail(
     as_json: Json = False,
 ) -> None:
     """Show the last rows, across rotated files."""
-    path = config.load().audit_log_path
     match = _filter(node, action, status, since)
-    for number, rows in enumerate(_read(path, match, count, follow=follow)):
+    if context.obj.gateway or os.environ.get("HERMES_NODES_GATEWAY"):
+        found = _asked(client(context), match, count, follow=follow)
+    else:
+        found = _read(config.load().audit_log_path, match, count, follow=follow)
+    for number, rows in enumerate(found):
         _print(rows, as_json=as_json, titled=number == 0)
 
 
@@ -201,6 +206,20 @@ def _read(path: Path, match: Filter, count: int, *, follow: bool) -> Iterator[li
                 yield [row]
 
 
+def _asked(
+    gateway: Client, match: Filter, count: int, *, follow: bool
+) -> Iterator[list[dict[str, object]]]:
+    """The same from a gateway that was named, which gives what its operator may see."""
+    rows = gateway.audit_rows(
+        count, follow=follow, since=match.since, node=match.node, action=match.action, status=match.status
+    )
+    if not follow:
+        yield list(rows)
+        return
+    for row in rows:
+        yield [row]
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Raises Unavailable where the system refuses a file."""
@@ -220,6 +239,7 @@ def _print(rows: Iterable[dict[str, object]], *, as_json: bool, titled: bool) ->
     shown = [{**row, "what": row.get("command") or row.get("path") or row.get("error")} for row in rows]
     if shown or titled:
         print_table(_COLUMNS, shown, _style, titled=titled)
+        sys.stdout.flush()  # whoever follows in a pipe gets each row as it comes
 
 
 def _style(key: str, value: str) -> str:

@@ -110,8 +110,8 @@ def remove(
     def by_itself(store: "TokenStore", trail: "AuditLog") -> dict[str, object]:
         from hermes_nodes import administration, operations  # noqa: PLC0415 - not with a gateway
 
-        removed = administration.remove_operator(store, trail, name, operations.local_actor())
-        return administration.operator_view(removed)
+        removal = administration.remove_operator(store, trail, name, operations.local_actor())
+        return administration.operator_view(removal.noted())
 
     removed = change(
         context,

@@ -31,6 +31,8 @@ MAX_BODY = 1024 * 1024
 #: Rows of the trail that one request may ask for, and seconds between two looks for more.
 MAX_ROWS = 100_000
 FOLLOW_EVERY = 0.2
+#: Seconds for a request's body.
+BODY_SECONDS = 30.0
 _AUDIT: Needs = (frozenset({"audit"}),)
 _ROUTES_HINT = "docs/API.md lists the routes"
 
@@ -86,7 +88,11 @@ class ControlApi:
             actor = request[ACTOR]
             if route.local and actor.operator_id is not None:
                 raise NotAllowed("only the gateway's own user may do this, on its control socket")
-            self._operators.check(actor, (frozenset({route.verb}),) if route.verb else ())
+            needs = (frozenset({route.verb}),) if route.verb else ()
+            self._operators.check(actor, needs)
+            await _whole_body(request)
+            # Once more: whoever has had all the time for its body may have been removed meanwhile.
+            self._operators.check(actor, needs)
             return await handler(request)
 
         return checked
@@ -136,15 +142,16 @@ class ControlApi:
     async def _post_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.PairRequest)
         actor = request[ACTOR]
-        if body.force and self._pairings.get(body.name) is not None:
+        if body.force:  # whether there is one to replace is only known when it is done
             self._check_name(actor, "revoke", body.name)
         pairing, token = await self._pairings.pair(body, actor.name)
         return web.json_response(operations.pair_view(pairing, token), status=201)
 
     async def _delete_pairing(self, request: web.Request) -> web.Response:
         name, actor = request.match_info["name"], request[ACTOR]
-        self._check_name(actor, "revoke", name)
-        return web.json_response(operations.revoke_view(await self._pairings.revoke(name, actor.name)))
+        only = self._check_name(actor, "revoke", name)
+        revoked = await self._pairings.revoke(name, actor.name, only)
+        return web.json_response(operations.revoke_view(revoked))
 
     async def _patch_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.LabelRequest)
@@ -154,13 +161,12 @@ class ControlApi:
     async def _post_rotation(self, request: web.Request) -> web.Response:
         name, actor = request.match_info["name"], request[ACTOR]
         body = decode_body(await request.read() or b"{}", operations.RotateRequest)
-        self._check_name(actor, "rotate", name)
-        return web.json_response(
-            operations.rotate_view(*await self._pairings.rotate(name, body, actor.name))
-        )
+        only = self._check_name(actor, "rotate", name)
+        rotated = await self._pairings.rotate(name, body, actor.name, only)
+        return web.json_response(operations.rotate_view(*rotated))
 
-    def _check_name(self, actor: Actor, verb: str, name: str) -> None:
-        self._operators.check_name(actor, verb, name, self._pairings.get(name))
+    def _check_name(self, actor: Actor, verb: str, name: str) -> str | None:
+        return self._operators.check_name(actor, verb, name, self._pairings.get(name))
 
     # -- operators and key --
 
@@ -226,8 +232,17 @@ async def _write_rows(response: web.StreamResponse, rows: list[dict[str, object]
         await response.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
+async def _whole_body(request: web.Request) -> None:
+    """Wait for it, but not for ever; the handler reads it again, from memory."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await request.read()
+    except TimeoutError as error:
+        raise UsageError(f"the request's body did not come within {BODY_SECONDS:g} seconds") from error
+
+
 def _row_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_ROWS:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MAX_ROWS)) or int(text) > MAX_ROWS:
         raise UsageError(f"`n` is a whole number from 0 to {MAX_ROWS}")
     return int(text)
 

@@ -17,6 +17,9 @@ MAX_HEAD = 16 * 1024
 #: What a peer may send in all before it has authenticated: its head, `hello` and `auth`, and what it
 #: sends ahead of our answers.
 MAX_BEFORE_AUTH = MAX_HEAD + 3 * LIMIT_BEFORE_AUTH
+#: The same where HTTP is all there is: a body comes right behind its head, and as that is refused or let
+#: in at the next turn of the event loop, what is kept until then is no more than one read.
+MAX_REQUEST = MAX_HEAD + 1024 * 1024
 #: Seconds in which a refused peer may read why, while what it sends is thrown away. Closing at once
 #: would reset the connection under the reply.
 LINGER = 1.0
@@ -238,7 +241,8 @@ class Guard(asyncio.Protocol):
     def _count(self, size: int) -> None:
         """Whoever has not authenticated has no more to say than a handshake, in however many messages."""
         self._received += size
-        if not self._authenticated and self._received > MAX_BEFORE_AUTH:
+        most = MAX_BEFORE_AUTH if self._websocket else MAX_REQUEST
+        if not self._authenticated and self._received > most:
             raise MessageTooBigError
 
     def _refuse(self) -> None:

@@ -9,7 +9,13 @@ from hermes_nodes import administration
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import NotAllowed, UnknownNode
+from hermes_nodes.errors import (
+    HermesNodesError,
+    NotAllowed,
+    Unavailable,
+    UnknownNode,
+    UnknownOperator,
+)
 from hermes_nodes.gateway.store_thread import StoreThread
 from hermes_nodes.operator_table import Known, OperatorTable
 from hermes_nodes.operators import Needs, Operator, claimed_id, is_proof
@@ -78,13 +84,17 @@ class Operators:
             record.require(needs)
         return pairing
 
-    def check_name(self, actor: Actor, verb: str, name: str, pairing: Pairing | None) -> None:
-        """The same for an act on a name, which for whoever has all nodes may be one that was revoked."""
+    def check_name(self, actor: Actor, verb: str, name: str, pairing: Pairing | None) -> str | None:
+        """The same for an act on a name, which for whoever has all nodes may be one that was revoked.
+
+        For anyone else the id of the pairing that was looked at: until the act is done, the name may
+        have been paired anew.
+        """
         record = self.record(actor)
         if record is None or record.scope.is_everything:
             self.check(actor, (frozenset({verb}),))
-        else:
-            self.check_node(actor, (frozenset({verb}),), name, pairing)
+            return None
+        return self.check_node(actor, (frozenset({verb}),), name, pairing).id
 
     def in_scope(self, actor: Actor, pairings: list[Pairing]) -> list[Pairing]:
         """Those of the pairings that the actor knows of."""
@@ -113,15 +123,32 @@ class Operators:
         return known.operator, token
 
     async def remove(self, name: str, actor: Actor) -> Operator:
+        """End an operator, here at once even if that can't be saved; raises Unavailable then."""
         taker = self.record(actor)
+        try:
+            removal = await self._store.change(
+                lambda done: self._forget(done.operator.id),
+                administration.remove_operator,
+                self._trail,
+                name,
+                actor.name,
+                taker,
+            )
+        except (UnknownOperator, NotAllowed):
+            raise
+        except HermesNodesError as error:
+            for operator in self.all():
+                if operator.name == name:
+                    self._forget(operator.id)
+            raise Unavailable(
+                f"operator {name!r} is shut out for now, but that could not be saved: {error.message}",
+                "mend that and remove it again before this gateway stops",
+            ) from error
+        return removal.noted()
 
-        def apply(removed: Operator) -> None:
-            self._known.pop(removed.id, None)
-            self._on_change()
-
-        return await self._store.change(
-            apply, administration.remove_operator, self._trail, name, actor.name, taker
-        )
+    def _forget(self, operator_id: str) -> None:
+        self._known.pop(operator_id, None)
+        self._on_change()
 
     async def rotate_key(self, settings: Settings, actor: Actor) -> list[str]:
         """Seal the store anew; sentences about what is to be done with the new key."""

@@ -41,8 +41,7 @@ class Pairings:
         self.urgent = False
         # What an unknown name is checked against: nobody holds it, and checking it costs the same.
         self._nobody = Secret("token", secrets.token_urlsafe(32))
-        # What is looked at in the place of a pairing that is not there: that costs the same, too.
-        self._no_pairing = Pairing("", "", {}, timestamp(), None, None)
+        self._nobodys_pairing = Pairing("", "", {}, timestamp())
 
     async def load(self) -> None:
         for pairing, known in await self._store.run(_load):
@@ -60,14 +59,15 @@ class Pairings:
 
     def admitted(self, name: str) -> Pairing | None:
         """The pairing of a name, if it may log in now."""
-        now = timestamp()
-        found = self._live.get(name, self._no_pairing)
-        return found if found.admits(now) and found is not self._no_pairing else None
+        # Asked of a name that is unknown as well: the clock must not tell.
+        pairing = self._live.get(name, self._nobodys_pairing)
+        admits = pairing.admits(timestamp())
+        return pairing if admits and pairing is not self._nobodys_pairing else None
 
     def secrets(self, pairing: Pairing | None) -> list[Secret]:
         """What proves a pairing now, the newest first; what nobody can prove, for none."""
         now = timestamp()
-        known = self.nobodys(1) if pairing is None else self._secrets.get(pairing.id, [])
+        known = self._secrets.get(pairing.id, []) if pairing else self.nobodys(1)
         return [one for one in known if one.dies_at is None or now < one.dies_at]
 
     def nobodys(self, count: int) -> list[Secret]:
@@ -105,12 +105,12 @@ class Pairings:
         return pairing, token
 
     async def rotate(
-        self, name: str, request: operations.RotateRequest, actor: str
+        self, name: str, request: operations.RotateRequest, actor: str, only: str | None = None
     ) -> tuple[Pairing, str, str | None]:
-        """A new token, and when the old one dies at the latest."""
+        """A new token, and when the old one dies at the latest; ``only`` is the id of who is meant."""
 
         def work(store: TokenStore) -> tuple[tuple[Pairing, str, str | None], list[Secret]]:
-            made = operations.rotate(store, self._trail, name, request, actor)
+            made = operations.rotate(store, self._trail, name, request, actor, only)
             return made, store.secrets(made[0].id)
 
         def apply(done: tuple[tuple[Pairing, str, str | None], list[Secret]]) -> None:
@@ -141,13 +141,17 @@ class Pairings:
 
         return await self._store.change(apply, operations.label, self._trail, name, request, actor)
 
-    async def revoke(self, name: str, actor: str) -> Pairing:
+    async def revoke(self, name: str, actor: str, only: str | None = None) -> Pairing:
+        """``only`` is the id of the pairing that is meant; UnknownNode if the name has another by now."""
         await self._save_quietly()
         try:
-            revoked = await self._revoke(name, actor)
+            revoked = await self._revoke(name, actor, only)
         except UnknownNode:
             raise
         except HermesNodesError as error:
+            live = self._live.get(name)
+            if only is not None and (live is None or live.id != only):
+                raise
             # A store that can't be written must not keep a stolen token alive: here it is gone at once.
             self._forget(name)
             raise Unavailable(
@@ -161,13 +165,14 @@ class Pairings:
         with suppress(HermesNodesError):
             await self.save_seen()
 
-    async def _revoke(self, name: str, actor: str) -> operations.Revocation:
+    async def _revoke(self, name: str, actor: str, only: str | None) -> operations.Revocation:
         return await self._store.change(
             lambda revoked: self._forget(revoked.pairing.name),
             operations.revoke,
             self._trail,
             name,
             actor,
+            only,
         )
 
     def saw(self, name: str, seen: Seen) -> None:

@@ -2,16 +2,20 @@
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.errors import AuditUnwritable
+from hermes_nodes.gateway.addresses import network_of
 from hermes_nodes.gateway.lockout import Lockout
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two rows that say how many more there were.
 COUNT_EVERY = 60.0
+#: Rows of single refusals in such a time, over all addresses; there are too many of those to trust in the
+#: lockout of each alone.
+MOST_ROWS = 100
 #: Addresses that are counted apart; those beyond are counted together.
 MOST_ADDRESSES = 100
 _OTHERS = "other addresses"
@@ -25,16 +29,23 @@ class Refusals:
         self._lockout = Lockout()
         self._uncounted: Counter[str] = Counter()
         self._next_count = 0.0
+        self._rows: deque[float] = deque(maxlen=MOST_ROWS)
 
-    def refused(self, reason: str, name: str | None, address: str) -> bool:
+    def refused(self, reason: str, name: str | None, address: str, now: float | None = None) -> bool:
         """Note a refusal, with its true reason; whether its address or name is locked out."""
-        log.warning("refused %s as %r: %s", address, name, reason)
-        if self._lockout.failed(address, name):
+        now = time.monotonic() if now is None else now
+        locked_out = self._lockout.failed(network_of(address), name, now)
+        if locked_out or not self._has_room(now):
             known = address in self._uncounted or len(self._uncounted) < MOST_ADDRESSES
             self._uncounted[address if known else _OTHERS] += 1
-            return True
+            return locked_out
+        log.warning("refused %s as %r: %s", address, name, reason)
+        self._rows.append(now)
         self._append(node=name, remote_addr=address, error=reason)
         return False
+
+    def _has_room(self, now: float) -> bool:
+        return len(self._rows) < MOST_ROWS or now - self._rows[0] >= COUNT_EVERY
 
     def write_counts(self, now: float | None = None, *, all_of_them: bool = False) -> None:
         """The rows that say how many were not listed, once a minute at most, and at the end."""
@@ -44,6 +55,7 @@ class Refusals:
         self._next_count = now + COUNT_EVERY
         counts, self._uncounted = self._uncounted, Counter()
         for address, count in counts.items():
+            log.warning("refused %s %d times more", address, count)
             self._append(remote_addr=address, error="locked_out", command=f"{count} more refused")
 
     def _append(self, **fields: object) -> None:

@@ -24,7 +24,7 @@ from tests.harness import Home
 from tests.support import PATIENCE
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "transcripts").glob("*.txt"))
-_TOKEN = r"hnt_[A-Za-z0-9_-]{43}"
+_TOKEN = r"(?:hnt_|hno_[0-9a-f-]{36}\.)[A-Za-z0-9_-]{43}"
 _FORMS = {
     "<TOKEN>": _TOKEN,
     "<TIME>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z",

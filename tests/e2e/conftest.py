@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import GatewayProcess, Home, NodeProcess
+from tests.network import LOOPBACK
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +15,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="session")
 def gateway(home: Home) -> Iterator[GatewayProcess]:
-    with home.gateway() as running:
+    with home.gateway(**LOOPBACK) as running:
         yield running
 
 

@@ -19,6 +19,8 @@ MIB = 1 << 20
 BIG = 96 * MIB
 OLD = b"what was there before"
 NODES = ("laptop", "nas")
+#: A gateway that is killed again and again is found again at once.
+FAST = "backoff_initial = 0.05\nbackoff_max = 0.2"
 
 
 def part_of(way: str) -> str:
@@ -34,7 +36,7 @@ class Parts:
         self._stack = stack
         self.gateway = stack.enter_context(self.home.gateway())
         for name in NODES:
-            stack.enter_context(self.home.node(self.gateway, name, allow=[folder]))
+            stack.enter_context(self.home.node(self.gateway, name, allow=[folder], settings=FAST))
         self.folder = folder / "files"
         self.folder.mkdir()
         self._original = folder / "original"

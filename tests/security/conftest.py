@@ -1,21 +1,13 @@
-"""A gateway that also listens for operators, on plain loopback."""
+"""One gateway and one node for all tests of this folder."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from hermes_nodes.gateway import Gateway
-from tests.harness import Home
-from tests.security.support import LISTEN
+from tests.security.place import Place, place
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
-
-
-@pytest.fixture
-async def gateway(home: Home) -> AsyncIterator[Gateway]:
-    async with home.gateway_here(**LISTEN) as running:
-        yield running
+@pytest.fixture(scope="session", name="place")
+def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place(tmp_path_factory.mktemp("security")) as shared:
+        yield shared
