@@ -32,6 +32,8 @@ def add_operator(
     request: OperatorRequest,
     actor: str,
     giver: Operator | None = None,
+    *,
+    remote_addr: str | None = None,
 ) -> tuple[Known, str]:
     """A new operator and its token, which is shown this once.
 
@@ -48,7 +50,13 @@ def add_operator(
         giver.require_holding(verbs, expires_at)
 
     def note(operator: Operator) -> None:
-        trail.append(action="operator", status="ok", actor=actor, command=f"add {describe(operator)}")
+        trail.append(
+            action="operator",
+            status="ok",
+            actor=actor,
+            remote_addr=remote_addr,
+            command=f"add {describe(operator)}",
+        )
 
     return OperatorTable(store).add(
         name, verbs=verbs, scope=scope, expires_at=expires_at, created_by=actor, before_commit=note
@@ -69,7 +77,13 @@ class Removal(NamedTuple):
 
 
 def remove_operator(
-    store: TokenStore, trail: AuditLog, name: str, actor: str, taker: Operator | None = None
+    store: TokenStore,
+    trail: AuditLog,
+    name: str,
+    actor: str,
+    taker: Operator | None = None,
+    *,
+    remote_addr: str | None = None,
 ) -> Removal:
     """End an operator; raises UnknownOperator, and NotAllowed for one who holds more than ``taker``.
 
@@ -82,7 +96,9 @@ def remove_operator(
                 taker.require_holding(operator.verbs, operator.expires_at)
     removed = table.remove(name)
     try:
-        trail.append(action="operator", status="ok", actor=actor, command=f"remove {name}")
+        trail.append(
+            action="operator", status="ok", actor=actor, remote_addr=remote_addr, command=f"remove {name}"
+        )
     except AuditUnwritable as unwritten:
         return Removal(removed, unwritten)
     return Removal(removed, None)

@@ -127,16 +127,20 @@ class PairRequest(msgspec.Struct, forbid_unknown_fields=True):
     force: bool = False
 
 
-def pair(store: TokenStore, trail: AuditLog, request: PairRequest, actor: str) -> tuple[Pairing, str]:
+def pair(
+    store: TokenStore, trail: AuditLog, request: PairRequest, actor: str, *, remote_addr: str | None = None
+) -> tuple[Pairing, str]:
     """A new pairing and its token, which is shown this once; raises UsageError, AlreadyPaired."""
     # A name that is paired already may be one that only the older system gave.
     name = request.name if store.live(request.name) else check_name(request.name)
     labels = dict(check_label(f"{key}={value}") for key, value in request.labels.items())
 
+    known = {"status": "ok", "node": name, "actor": actor, "remote_addr": remote_addr}
+
     def note(pairing: Pairing, replaced: Pairing | None) -> None:
         if replaced is not None:
-            trail.append(action="revoke", status="ok", node=name, pairing_id=replaced.id, actor=actor)
-        trail.append(action="pair", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+            trail.append(action="revoke", pairing_id=replaced.id, **known)
+        trail.append(action="pair", pairing_id=pairing.id, **known)
 
     return store.pair(
         name,
@@ -174,12 +178,21 @@ def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
     request: RotateRequest,
     actor: str,
     only: str | None = None,
+    *,
+    remote_addr: str | None = None,
 ) -> tuple[Pairing, str, str | None]:
     """A pairing's new token and when the old one dies at the latest; raises UsageError, UnknownNode."""
     dies_at = timestamp() if request.grace == 0 else after(request.grace)
 
     def note(pairing: Pairing) -> None:
-        trail.append(action="rotate", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+        trail.append(
+            action="rotate",
+            status="ok",
+            node=name,
+            pairing_id=pairing.id,
+            actor=actor,
+            remote_addr=remote_addr,
+        )
 
     return store.rotate(name, dies_at or "", only=only, before_commit=note)
 
@@ -200,7 +213,15 @@ class LabelRequest(msgspec.Struct, forbid_unknown_fields=True):
     labels: dict[str, str | None]
 
 
-def label(store: TokenStore, trail: AuditLog, name: str, request: LabelRequest, actor: str) -> Pairing:
+def label(
+    store: TokenStore,
+    trail: AuditLog,
+    name: str,
+    request: LabelRequest,
+    actor: str,
+    *,
+    remote_addr: str | None = None,
+) -> Pairing:
     """Change a pairing's labels; raises UsageError, UnknownNode."""
     for key, value in request.labels.items():
         check_label(f"{key}={value or ''}")
@@ -215,6 +236,7 @@ def label(store: TokenStore, trail: AuditLog, name: str, request: LabelRequest, 
             node=name,
             pairing_id=pairing.id,
             actor=actor,
+            remote_addr=remote_addr,
             command=shown[:SUMMARY_CHARS],
         )
 
@@ -240,7 +262,13 @@ class Revocation(NamedTuple):
 
 
 def revoke(
-    store: TokenStore, trail: AuditLog, name: str, actor: str, only: str | None = None
+    store: TokenStore,
+    trail: AuditLog,
+    name: str,
+    actor: str,
+    only: str | None = None,
+    *,
+    remote_addr: str | None = None,
 ) -> Revocation:
     """End a pairing; revoking it again changes nothing. Raises UnknownNode.
 
@@ -248,7 +276,14 @@ def revoke(
     """
     pairing = store.revoke(name, only=only)
     try:
-        trail.append(action="revoke", status="ok", node=name, pairing_id=pairing.id, actor=actor)
+        trail.append(
+            action="revoke",
+            status="ok",
+            node=name,
+            pairing_id=pairing.id,
+            actor=actor,
+            remote_addr=remote_addr,
+        )
     except AuditUnwritable as unwritten:
         return Revocation(pairing, unwritten)
     return Revocation(pairing, None)

@@ -33,7 +33,7 @@ def add(books: Books, request: OperatorRequest, giver: Operator | None = None) -
 
 
 def remove(books: Books, name: str, taker: Operator | None = None) -> Operator:
-    return administration.remove_operator(books.store, books.trail, name, "local:me", taker)
+    return administration.remove_operator(books.store, books.trail, name, "local:me", taker).noted()
 
 
 def test_whoever_is_added_may_only_look_unless_more_is_said(books: Books) -> None:

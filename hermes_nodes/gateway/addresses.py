@@ -21,8 +21,7 @@ class Proxies:
         # Each proxy may add to the line that it was given, or add a line of its own.
         forwarded = ",".join(headers.getall("X-Forwarded-For", ()))
         for hop in reversed([hop.strip() for hop in forwarded.split(",") if hop.strip()]):
-            # A zone (`fe80::1%eth0`) means something to its own machine alone, and may hold any signs.
-            if not self.trusts(address) or not is_ip(hop) or "%" in hop:
+            if not self.trusts(address) or not is_ip(hop):
                 break
             address = hop
         return address

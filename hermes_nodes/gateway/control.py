@@ -144,25 +144,25 @@ class ControlApi:
         actor = request[ACTOR]
         if body.force:  # whether there is one to replace is only known when it is done
             self._check_name(actor, "revoke", body.name)
-        pairing, token = await self._pairings.pair(body, actor.name)
+        pairing, token = await self._pairings.pair(body, actor)
         return web.json_response(operations.pair_view(pairing, token), status=201)
 
     async def _delete_pairing(self, request: web.Request) -> web.Response:
         name, actor = request.match_info["name"], request[ACTOR]
         only = self._check_name(actor, "revoke", name)
-        revoked = await self._pairings.revoke(name, actor.name, only)
+        revoked = await self._pairings.revoke(name, actor, only)
         return web.json_response(operations.revoke_view(revoked))
 
     async def _patch_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.LabelRequest)
-        pairing = await self._pairings.label(request.match_info["name"], body, request[ACTOR].name)
+        pairing = await self._pairings.label(request.match_info["name"], body, request[ACTOR])
         return web.json_response(operations.label_view(pairing))
 
     async def _post_rotation(self, request: web.Request) -> web.Response:
         name, actor = request.match_info["name"], request[ACTOR]
         body = decode_body(await request.read() or b"{}", operations.RotateRequest)
         only = self._check_name(actor, "rotate", name)
-        rotated = await self._pairings.rotate(name, body, actor.name, only)
+        rotated = await self._pairings.rotate(name, body, actor, only)
         return web.json_response(operations.rotate_view(*rotated))
 
     def _check_name(self, actor: Actor, verb: str, name: str) -> str | None:

@@ -20,6 +20,7 @@ from hermes_nodes.gateway.store_thread import StoreThread
 from hermes_nodes.operator_table import Known, OperatorTable
 from hermes_nodes.operators import Needs, Operator, claimed_id, is_proof
 from hermes_nodes.records import Pairing
+from hermes_nodes.tokens import TokenStore
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -117,9 +118,13 @@ class Operators:
                 del self._known[old]
             self._known[operator.id] = made[0]
 
-        known, token = await self._store.change(
-            apply, administration.add_operator, self._trail, request, actor.name, giver
-        )
+        def work(store: TokenStore) -> tuple[Known, str]:
+            if giver is not None and giver not in OperatorTable(store).all():
+                raise NotAllowed(f"{actor.name!r} has been removed")  # while this waited for its turn
+            by, address = actor.name, actor.remote_addr
+            return administration.add_operator(store, self._trail, request, by, giver, remote_addr=address)
+
+        known, token = await self._store.change(apply, work)
         return known.operator, token
 
     async def remove(self, name: str, actor: Actor) -> Operator:
@@ -133,6 +138,7 @@ class Operators:
                 name,
                 actor.name,
                 taker,
+                remote_addr=actor.remote_addr,
             )
         except (UnknownOperator, NotAllowed):
             raise

@@ -14,6 +14,7 @@ from hermes_nodes import operations
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
 from hermes_nodes.errors import HermesNodesError, Unavailable, UnknownNode
+from hermes_nodes.gateway.operators import Actor
 from hermes_nodes.gateway.store_thread import StoreThread
 from hermes_nodes.protocol.handshake import Credentials
 from hermes_nodes.records import Pairing, Secret, Seen
@@ -90,9 +91,11 @@ class Pairings:
 
     # -- changes --
 
-    async def pair(self, request: operations.PairRequest, actor: str) -> tuple[Pairing, str]:
+    async def pair(self, request: operations.PairRequest, actor: Actor) -> tuple[Pairing, str]:
         def work(store: TokenStore) -> tuple[Pairing, str, list[Secret]]:
-            pairing, token = operations.pair(store, self._trail, request, actor)
+            pairing, token = operations.pair(
+                store, self._trail, request, actor.name, remote_addr=actor.remote_addr
+            )
             return pairing, token, store.secrets(pairing.id)
 
         def apply(made: tuple[Pairing, str, list[Secret]]) -> None:
@@ -105,12 +108,14 @@ class Pairings:
         return pairing, token
 
     async def rotate(
-        self, name: str, request: operations.RotateRequest, actor: str, only: str | None = None
+        self, name: str, request: operations.RotateRequest, actor: Actor, only: str | None = None
     ) -> tuple[Pairing, str, str | None]:
         """A new token, and when the old one dies at the latest; ``only`` is the id of who is meant."""
 
         def work(store: TokenStore) -> tuple[tuple[Pairing, str, str | None], list[Secret]]:
-            made = operations.rotate(store, self._trail, name, request, actor, only)
+            made = operations.rotate(
+                store, self._trail, name, request, actor.name, only, remote_addr=actor.remote_addr
+            )
             return made, store.secrets(made[0].id)
 
         def apply(done: tuple[tuple[Pairing, str, str | None], list[Secret]]) -> None:
@@ -133,15 +138,17 @@ class Pairings:
             # Here it is dead, and in the store it dies when its grace ends: no reason to shut the node out.
             log.error("the replaced token of %r: %s", pairing.name, error.message)  # noqa: TRY400 - enough
 
-    async def label(self, name: str, request: operations.LabelRequest, actor: str) -> Pairing:
+    async def label(self, name: str, request: operations.LabelRequest, actor: Actor) -> Pairing:
         def apply(pairing: Pairing) -> None:
             known = self._live.get(name)
             if known is not None and known.id == pairing.id:
                 self._live[name] = msgspec.structs.replace(known, labels=pairing.labels)
 
-        return await self._store.change(apply, operations.label, self._trail, name, request, actor)
+        return await self._store.change(
+            apply, operations.label, self._trail, name, request, actor.name, remote_addr=actor.remote_addr
+        )
 
-    async def revoke(self, name: str, actor: str, only: str | None = None) -> Pairing:
+    async def revoke(self, name: str, actor: Actor, only: str | None = None) -> Pairing:
         """``only`` is the id of the pairing that is meant; UnknownNode if the name has another by now."""
         await self._save_quietly()
         try:
@@ -165,14 +172,15 @@ class Pairings:
         with suppress(HermesNodesError):
             await self.save_seen()
 
-    async def _revoke(self, name: str, actor: str, only: str | None) -> operations.Revocation:
+    async def _revoke(self, name: str, actor: Actor, only: str | None) -> operations.Revocation:
         return await self._store.change(
             lambda revoked: self._forget(revoked.pairing.name),
             operations.revoke,
             self._trail,
             name,
-            actor,
+            actor.name,
             only,
+            remote_addr=actor.remote_addr,
         )
 
     def saw(self, name: str, seen: Seen) -> None:

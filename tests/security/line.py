@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Union
 
 from aiohttp import ClientSession, ClientWebSocketResponse, ClientWSTimeout, WSMsgType, web
 from aiohttp.test_utils import TestServer
@@ -14,7 +14,7 @@ from hermes_nodes.protocol.codec import Frame
 Json = dict[str, Any]
 #: What is passed on in place of a frame.
 Change = Callable[[Frame], Iterable[Frame]]
-_Socket = web.WebSocketResponse | ClientWebSocketResponse
+_Socket = Union["web.WebSocketResponse[bool]", "ClientWebSocketResponse[bool]"]
 
 
 def unchanged(frame: Frame) -> Iterable[Frame]:
