@@ -162,6 +162,7 @@ class AuditUnwritable(Unavailable):
     def after(self, done: str) -> Self:
         """The same, where what has no row is ``done`` all the same."""
         self.message = f"{done}, but without a row: {self.message}"
+        self.args = (self.message,)
         return self
 
 

@@ -166,9 +166,12 @@ def pair_view(pairing: Pairing, token: str) -> dict[str, object]:
 
 
 class RotateRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """``grace`` in seconds: how long the old token is good if the new one is not used before."""
+    """``grace`` in seconds: how long the old token is good if the new one is not used before.
 
-    grace: float = GRACE_SECONDS
+    Without it that is a day, or what was said at an earlier rotation that has not come to its end.
+    """
+
+    grace: float | None = None
 
 
 def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
@@ -182,7 +185,8 @@ def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
     remote_addr: str | None = None,
 ) -> tuple[Pairing, str, str | None]:
     """A pairing's new token and when the old one dies at the latest; raises UsageError, UnknownNode."""
-    dies_at = timestamp() if request.grace == 0 else after(request.grace)
+    asked = request.grace is not None
+    dies_at = timestamp() if request.grace == 0 else after(request.grace if asked else GRACE_SECONDS)
 
     def note(pairing: Pairing) -> None:
         trail.append(
@@ -194,7 +198,7 @@ def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
             remote_addr=remote_addr,
         )
 
-    return store.rotate(name, dies_at or "", only=only, before_commit=note)
+    return store.rotate(name, dies_at or "", cut=asked, only=only, before_commit=note)
 
 
 def rotate_view(pairing: Pairing, token: str, old_dies_at: str | None) -> dict[str, object]:

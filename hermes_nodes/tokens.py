@@ -155,13 +155,15 @@ class TokenStore(SealedDatabase):
         name: str,
         dies_at: str,
         *,
+        cut: bool = False,
         only: str | None = None,
         before_commit: Callable[[Pairing], object] = lambda _: None,
     ) -> tuple[Pairing, str, str | None]:
         """A new token for a pairing, and when the old one dies unless the new one is used before.
 
-        Within such a time only the new one is replaced. ``only`` is the id of the pairing that is meant.
-        Raises UnknownNode; if ``before_commit`` raises, nothing has happened.
+        Within such a time only the new one is replaced, and ``cut`` may make that time shorter. ``only`` is
+        the id of the pairing that is meant. Raises UnknownNode; if ``before_commit`` raises, nothing has
+        happened.
         """
         token = _new_token()
         with self.change() as database:
@@ -173,11 +175,9 @@ class TokenStore(SealedDatabase):
             self._insert_secret(database, pairing.id, Secret("token", token), timestamp())
             if len(good) > 1:
                 database.execute("DELETE FROM pairing_tokens WHERE id = ?", (good[0].id,))
-            for old in good[-1:]:  # a grace may be cut short by another, never made longer
-                database.execute(
-                    "UPDATE pairing_tokens SET dies_at = ? WHERE id = ?",
-                    (min(dies_at, old.dies_at or dies_at), old.id),
-                )
+            old = good[-1] if good else None
+            if old is not None and (old.dies_at is None or (cut and dies_at < old.dies_at)):
+                database.execute("UPDATE pairing_tokens SET dies_at = ? WHERE id = ?", (dies_at, old.id))
             before_commit(pairing)
             ends = [secret.dies_at for secret in self.secrets(pairing.id)[1:]]
         return pairing, token, ends[0] if ends else None

@@ -8,7 +8,8 @@ import pytest
 from hermes_nodes import administration
 from hermes_nodes.administration import OperatorRequest
 from hermes_nodes.books import Books
-from hermes_nodes.errors import NotAllowed, UnknownNode, UnknownOperator, UsageError
+from hermes_nodes.errors import AuditUnwritable, NotAllowed, UnknownNode, UnknownOperator, UsageError
+from hermes_nodes.operator_table import OperatorTable
 from hermes_nodes.operators import Operator, Scope
 from tests.harness import Home
 
@@ -84,3 +85,11 @@ def test_what_makes_no_sense_adds_nobody(
     assert home.trail(action="operator") == []
     with pytest.raises(UnknownOperator):
         remove(books, request_.name)
+
+
+def test_one_who_is_removed_is_gone_also_where_no_row_can_be_written(books: Books) -> None:
+    add(books, OperatorRequest("leaky", allow=("list", "exec")))
+    books.trail.close()
+    with pytest.raises(AuditUnwritable, match="'leaky' is removed, but without a row"):
+        remove(books, "leaky")
+    assert OperatorTable(books.store).all() == []

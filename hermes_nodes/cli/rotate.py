@@ -29,7 +29,7 @@ def rotate(
     def by_itself(store: "TokenStore", trail: "AuditLog") -> dict[str, object]:
         from hermes_nodes import operations  # noqa: PLC0415 - not with a gateway
 
-        request = operations.RotateRequest() if seconds is None else operations.RotateRequest(seconds)
+        request = operations.RotateRequest(seconds)
         return operations.rotate_view(
             *operations.rotate(store, trail, name, request, operations.local_actor())
         )

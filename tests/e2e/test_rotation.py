@@ -88,8 +88,8 @@ async def test_rotated_again_within_the_grace_only_the_new_one_is_replaced(
     own: Home, running: Gateway
 ) -> None:
     old = await pair(own, "laptop")
-    lost = await rotate(own)
-    new = await rotate(own, grace=0)
+    lost = await rotate(own, grace=7200)
+    new = await rotate(own)
     assert not await is_admitted(running, lost)
     assert await is_admitted(running, old)
     assert await is_admitted(running, new)

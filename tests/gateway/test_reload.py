@@ -173,7 +173,7 @@ async def assert_shut_out(gateway: Gateway, node: ScriptedNode, name: str, token
 def read_only_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store in which no pairing can be ended, as on a full disk."""
 
-    def revoke(_: TokenStore, __: str) -> NoReturn:
+    def revoke(*_: object, **__: object) -> NoReturn:
         raise Unavailable("the disk is full")
 
     monkeypatch.setattr(TokenStore, "revoke", revoke)
