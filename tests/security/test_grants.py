@@ -47,3 +47,19 @@ def test_an_act_over_the_network_without_its_address_in_the_trail(place: Place) 
     acts = [(row["action"], row["remote_addr"]) for row in rows]
     done = ["pair", "label", "rotate", "revoke", "pair", "revoke", "operator", "operator"]
     assert acts == [(action, "127.0.0.1") for action in done]
+
+
+def test_a_caller_declaring_its_own_scope_by_anothers_id(place: Place) -> None:
+    """A token names the operator that it is checked against; naming another one is no proof."""
+    boss, mine = place.token("operate"), place.token("list")
+    theirs, _, _ = boss.partition(".")
+    for token in (
+        f"{theirs}.{mine.partition('.')[2]}",
+        f"{theirs}.",
+        theirs,
+        boss.upper(),
+        boss + "x",
+        boss[:-1],
+    ):
+        assert place.ask("GET", "/v1/operators", token).status == 401, token
+    assert place.ask("GET", "/v1/operators", boss).status == 200
