@@ -149,6 +149,8 @@ def verify(
     trail = path or settings.audit_log_path
     with _readable(trail):
         report = _verified(trail, store or settings.token_store_path, settings)
+    if report.files == 0 and (report.ok or path is not None):
+        raise FileMissing(f"there is no trail {trail}", "give the path of one, or set audit_log_path")
     if as_json:
         print_json(msgspec.to_builtins(report))
     else:

@@ -16,6 +16,8 @@ from hermes_nodes.errors import (
     HermesNodesError,
     NodeDisconnected,
     NodeNotConnected,
+    NotAllowed,
+    UnknownNode,
 )
 from hermes_nodes.gateway.needs import needs
 from hermes_nodes.gateway.operators import Actor, Operators
@@ -37,6 +39,7 @@ LAST_OUTPUT_SECONDS = 1.0
 
 #: Seconds that a call may wait for others before its caller is told.
 WAIT_NOTE_SECONDS = 1.0
+_ENDED = "what had begun is being ended on the node, but may have taken effect"
 #: How the trail names an outcome for which it has no word of its own.
 _TRAIL_STATUS = {
     "started": "ok",
@@ -279,7 +282,13 @@ class Calls:
         for running in list(self._running):
             try:
                 self._authorise(running)
+            except UnknownNode:
+                # Not what it is before a call, where it means that nothing has run.
+                running.forbid(
+                    NotAllowed(f"{running.actor.name!r} may not go on with {running.node!r}", _ENDED)
+                )
             except HermesNodesError as error:
+                error.hint = error.hint or _ENDED
                 running.forbid(error)
 
     async def _follow(self, running: RunningCall) -> Answer:

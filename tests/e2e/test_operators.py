@@ -250,7 +250,7 @@ def test_a_label_that_is_taken_away_ends_the_command(
         home.client.label("laptop", {"role": None})
         with Watched(under_way.processes) as watched, under_way.command as command:
             assert watched.living(within=2) == 0
-            assert command.end()[0] == 66
+            assert command.end()[0] == 77
 
 
 def test_a_removed_operator_stops_following_the_trail(
