@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from hermes_nodes.call_connection import Json
-from hermes_nodes.errors import MAX_SHOWN, UnknownNode, UnknownOperator
+from hermes_nodes.errors import MAX_SHOWN, GatewayLost, UnknownNode, UnknownOperator
 
 #: Characters of a TARGET; the head of an HTTP request has room for no more.
 MAX_TARGET = 2000
@@ -63,7 +63,7 @@ class AdminCalls(ABC):
 
     def operators(self) -> list[Json]:
         """The operators: name, verbs, nodes, until when."""
-        operators = self._request("GET", "/v1/operators")["operators"]
+        operators = self._request("GET", "/v1/operators").get("operators")
         return operators if isinstance(operators, list) else []
 
     def add_operator(
@@ -88,7 +88,7 @@ class AdminCalls(ABC):
 
     def rotate_key(self) -> list[str]:
         """Seal the gateway's store anew under a new key; sentences about what is to be done with that."""
-        notes = self._request("POST", "/v1/key/rotate")["notes"]
+        notes = self._request("POST", "/v1/key/rotate").get("notes")
         return [str(note) for note in notes] if isinstance(notes, list) else []
 
     # -- the trail --
@@ -101,7 +101,9 @@ class AdminCalls(ABC):
         ``match`` are node, action and status; ``since`` is a time in RFC 3339, UTC.
         """
         query = {"n": str(count), "follow": "1" if follow else None, "since": since, **match}
-        return self._lines(f"/v1/audit?{query_of(query)}")
+        yield from self._lines(f"/v1/audit?{query_of(query)}")
+        if follow:  # which does not end by itself
+            raise GatewayLost
 
 
 def query_of(values: Mapping[str, str | None]) -> str:

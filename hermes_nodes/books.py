@@ -17,7 +17,7 @@ from hermes_nodes.audit.chain import KEY_BYTES, Chain, ChainRecord, Chains
 from hermes_nodes.audit.retention import delete, expired
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AuditUnwritable, BadKey, HermesNodesError, StoreDamaged
-from hermes_nodes.keys import ensure_key, explain_wrong_key, finish_rotation, next_key
+from hermes_nodes.keys import end_rotation, ensure_key, explain_wrong_key, next_key
 from hermes_nodes.operations import local_actor
 from hermes_nodes.records import Pairing, Secret
 from hermes_nodes.tokens import TokenStore
@@ -60,7 +60,7 @@ class Books:
             tell(f"warning: {settings.older_store_path} is not there: this starts with an empty store")
         with ExitStack() as stack:
             store = stack.enter_context(_open_store(settings, environ, key))
-            for sentence in finish_rotation(settings, environ, store.key):
+            for sentence in end_rotation(settings, environ, store.key):
                 tell(sentence)
             chain = _chain(store, settings.audit_log_path)
             trail = stack.enter_context(open_trail(settings, chain, lenient=lenient))

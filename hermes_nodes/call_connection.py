@@ -5,6 +5,7 @@ Blocking and standard library only, like the client that it belongs to.
 
 import json
 import os
+import re
 import select
 import socket
 import stat
@@ -39,7 +40,8 @@ _PIECE = 126 * 1024
 _TYPED = 1024
 _STDIN = 0
 _HTTP = b"HTTP/1."
-_NO_GATEWAY = ("what answers there is no gateway", "check the address given as --gateway")
+#: Bytes of a response's head; the gateway's own has some two hundred.
+_MAX_HEAD = 64 * 1024
 
 Json = dict[str, object]
 Output = Callable[[int, memoryview], object]
@@ -72,16 +74,20 @@ def response_head(sock: socket.socket) -> tuple[int, bytes]:
     received = b""
     while b"\r\n\r\n" not in received:
         piece = sock.recv(RECEIVE_BYTES)
+        received += piece
+        if not received.startswith(_HTTP[: len(received)]) or len(received) > _MAX_HEAD + RECEIVE_BYTES:
+            raise _no_gateway()  # which may be waiting for us to say more
         if not piece:
             raise GatewayLost
-        received += piece
-        if not received.startswith(_HTTP[: len(received)]):
-            raise HermesNodesError(*_NO_GATEWAY)
     head, _, rest = received.partition(b"\r\n\r\n")
-    status = head.split(b" ", 2)[1:2]
-    if not head.startswith(_HTTP) or not status[0].isdigit():
-        raise HermesNodesError(*_NO_GATEWAY)
-    return int(status[0]), rest
+    status = re.match(rb"HTTP/1\.\d (\d{3})\b", head)
+    if status is None:
+        raise _no_gateway()
+    return int(status[1]), rest
+
+
+def _no_gateway() -> Unavailable:
+    return Unavailable("what answers there is no gateway", "check the address given as --gateway")
 
 
 def checked_answer(status: int, content: bytes) -> Json:

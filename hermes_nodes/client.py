@@ -100,7 +100,7 @@ class Client(FileCalls, JobCalls, AdminCalls):
             raise UsageError(f"a TARGET of {len(target)} characters is too long", "use a glob or a label")
         query = query_of({"target": target, "state": state, "all": "1" if everything else None})
         answer = self._request("GET", f"/v1/nodes?{query}")
-        nodes = answer["nodes"]
+        nodes = answer.get("nodes")
         return nodes if isinstance(nodes, list) else []
 
     # -- calls --
@@ -221,9 +221,8 @@ class Client(FileCalls, JobCalls, AdminCalls):
                 with sock.makefile("rb") as stream:
                     if status != _OK:
                         checked_answer(status, rest + stream.read())
-                    while line := _whole_line(rest, stream):
-                        *lines, rest = line.split(b"\n")
-                        yield from (checked_answer(status, one) for one in lines)
+                    for line in _whole_lines(rest, stream):
+                        yield checked_answer(status, line)
             except OSError as error:
                 raise GatewayLost from error
 
@@ -243,10 +242,15 @@ class Client(FileCalls, JobCalls, AdminCalls):
             yield sock
 
 
-def _whole_line(begun: bytes, stream: BinaryIO) -> bytes:
-    """What has begun, up to the end of its line; nothing at the end of the stream."""
-    line = begun if begun.endswith(b"\n") else begun + stream.readline()
-    return line if line.endswith(b"\n") else b""
+def _whole_lines(begun: bytes, stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of what has begun and of what follows, as they come; half a one at the end is none."""
+    *lines, begun = begun.split(b"\n")
+    yield from lines
+    for piece in stream:
+        begun += piece
+        if begun.endswith(b"\n"):
+            yield begun[:-1]
+            begun = b""
 
 
 def _encoded(body: Json) -> bytes:

@@ -132,6 +132,8 @@ def _checked_url(text: str) -> SplitResult:
     try:
         url = urlsplit(text)
         good = url.scheme in _PORTS and bool(url.hostname) and url.port != 0
+        # It goes into the head of a request as it is.
+        good = good and text.isascii() and text.isprintable() and " " not in text
     except ValueError:
         good = False
     if not good or url.query or url.fragment or url.username is not None:

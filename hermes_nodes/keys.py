@@ -113,12 +113,23 @@ def finish_rotation(settings: Settings, environ: Mapping[str, str], key: bytes |
         return []
     _save(settings, {name: announced[0], name + _NEXT: None})
     sentences = [f"the store's new key is {name} in {settings.env_path}; the old one opens nothing now"]
-    if environ.get(name, "").strip():
+    if environ.get(name, "").strip() not in ("", announced[0]):
         sentences.append(
             f"{name} is exported with the old key: before the next `serve`, and before any command that "
             f"changes this home without a gateway, unset it, or export the one from {settings.env_path}"
         )
     return sentences
+
+
+def end_rotation(settings: Settings, environ: Mapping[str, str], key: bytes | str) -> list[str]:
+    """The same where it may wait: the store opens with the next key as long as that is saved as such."""
+    try:
+        return finish_rotation(settings, environ, key)
+    except Unavailable as error:
+        if key not in next_key(settings):
+            return []
+        name = f"{settings.token_encryption_key_env}{_NEXT}"
+        return [f"warning: the store's new key is {name} in {settings.env_path} for now: {error.message}"]
 
 
 def explain_wrong_key(settings: Settings, environ: Mapping[str, str], store: Path, error: BadKey) -> BadKey:

@@ -230,6 +230,39 @@ def test_again_after_one_that_could_not_be_saved_no_key_is_lost(
     assert_sealed_anew(home, old)
 
 
+def test_a_home_that_takes_no_key_is_opened_with_the_one_that_waits(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, told = saved(home)[KEY], list[str]()
+    with monkeypatch.context() as patch:
+        SAVE.breaks(patch, FULL)
+        with books(home) as opened, pytest.raises(Unavailable):
+            rotate(home, opened)
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "_save", _full)
+        Books.open(home.settings, home.environ, tell=told.append).close()
+    assert [f"{KEY}_NEXT" in sentence for sentence in told] == [True]
+    assert_opens(home)
+    assert_sealed_anew(home, old)
+
+
+def _full(*_: object) -> None:
+    raise FULL
+
+
+def test_who_exports_the_new_key_is_not_told_that_it_is_the_old_one(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SAVE.breaks(monkeypatch, FULL)
+    with books(home) as opened, pytest.raises(Unavailable):
+        rotate(home, opened)
+    monkeypatch.undo()
+    told: list[str] = []
+    exported = {**home.environ, KEY: saved(home)[f"{KEY}_NEXT"]}
+    Books.open(home.settings, exported, tell=told.append).close()
+    assert [sentence for sentence in told if "old key" in sentence] == []
+
+
 def test_a_disk_that_fails_right_after_the_sealing_does_not_cost_the_key(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,8 @@ class Gateway:
         self.host = settings.host
         self.port = settings.port
         self.started_at = timestamp()
+        # Until the next start: a port does not change from plain to TLS under its peers.
+        self._encrypted = settings.tls_cert_path is not None
         self._environ = environ
         self._tell = tell
         self._stack = AsyncExitStack()
@@ -92,7 +94,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where nodes dial in."""
-        return url_of("wss" if self.settings.tls_cert_path else "ws", self.host, self.port, NODES_PATH)
+        return url_of("wss" if self._encrypted else "ws", self.host, self.port, NODES_PATH)
 
     @property
     def control_socket(self) -> str:
@@ -171,15 +173,14 @@ class Gateway:
     ) -> None:
         assert self._listeners is not None  # noqa: S101 - made by the same start
         host, port = split_address(self.settings.control_listen or "")
-        encrypted = self.settings.tls_cert_path is not None
         holders = TokenHolders(
             operators,
             refusals,
             Proxies(self.settings.trusted_proxies),
-            hosts=None if encrypted else [host],
+            hosts=None if self._encrypted else [host],
         )
         _, port = await self._listeners.operators(api.application(holders.identify))
-        self.control_url = url_of("https" if encrypted else "http", host, port)
+        self.control_url = url_of("https" if self._encrypted else "http", host, port)
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -199,6 +200,8 @@ class Gateway:
         check_control_listen(settings)
         make_tls(settings)
         waiting = [key for key in _AT_START if getattr(settings, key) != getattr(self.settings, key)]
+        if (settings.tls_cert_path is not None) != self._encrypted:
+            waiting.append("tls_cert_path")
         if self._recording is not None:
             self._recording.change(settings)
         if self._listeners is not None:

@@ -72,9 +72,10 @@ class TokenHolders:
         """The operator; raises NotAllowed for a browser's page, NoToken for whoever shows no good token."""
         self._refuse_browsers(request)
         address = self._proxies.address(request.headers, _transport(request))
-        operator = self._operators.authenticate(_token(request))
+        token = _token(request)
+        operator = self._operators.authenticate(token)
         if operator is None:
-            self._refusals.refused("operator token", None, address)
+            self._refusals.refused(self._operators.fault(token), None, address)
             raise NoToken
         cast("Guard", _transport(request).get_protocol()).authenticated()
         return Actor(f"operator:{operator.name}", address, operator.id)

@@ -7,6 +7,7 @@ from typing import cast
 from aiohttp import WSMessage, WSMsgType, web
 
 from hermes_nodes.audit import AuditLog
+from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import AuditUnwritable, ProtocolViolation
 from hermes_nodes.gateway.addresses import Proxies, is_loopback_peer
@@ -198,11 +199,17 @@ class NodesEndpoint:
 
     def _register(self, session: Session) -> None:
         old = self._registry.register(session)
-        if old is not None:
+        if old is not None and self._is_dead(old):
+            old.close(Close.REVOKED, "its token was rotated", last=Bye(reason="revoked"))
+        elif old is not None:
             old.close(Close.NORMAL, "replaced", last=Bye(reason="replaced"))
         self._pairings.saw(session.name, seen(session))
         self._row("connect", session, error=None)
         log.info("node %r connected from %s", session.name, session.remote_addr)
+
+    def _is_dead(self, session: Session) -> bool:
+        """Whether the token that opened a session is none any more."""
+        return not self._pairings.is_good(session.pairing_id, session.secret_id, timestamp())
 
     def _unregister(self, session: Session) -> None:
         self._registry.unregister(session)

@@ -61,6 +61,15 @@ class Operators:
         good = known is not None and proved and known.operator.is_valid(timestamp())
         return known.operator if known and good else None
 
+    def fault(self, token: str) -> str:
+        """Why a token is not good, for the trail alone."""
+        known = self._known.get(claimed_id(token))
+        if known is None:
+            return "not an operator's token, or a removed one's" if token else "no operator token"
+        if not is_proof(token, known.verifier):
+            return f"wrong token for operator {known.operator.name}"
+        return f"operator {known.operator.name} has expired"
+
     def record(self, actor: Actor) -> Operator | None:
         """The actor's record as it is now, None for the local user; NotAllowed if it has ended."""
         if actor.operator_id is None:

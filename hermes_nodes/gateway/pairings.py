@@ -37,6 +37,8 @@ class Pairings:
         self._live: dict[str, Pairing] = {}
         #: By pairing, the newest first.
         self._secrets: dict[str, list[Secret]] = {}
+        #: Of each pairing the newest secret that has been used: what is older is dead.
+        self._used: dict[str, int] = {}
         self._unsaved: dict[str, Seen] = {}
         #: Something was seen that should not wait for the next batch.
         self.urgent = False
@@ -112,7 +114,12 @@ class Pairings:
     ) -> tuple[Pairing, str, str | None]:
         """A new token, and when the old one dies at the latest; ``only`` is the id of who is meant."""
 
+        known_now = self._live.get(name)
+        used = self._used.get(known_now.id) if known_now else None
+
         def work(store: TokenStore) -> tuple[tuple[Pairing, str, str | None], list[Secret]]:
+            if known_now is not None and used is not None:  # what is dead here may be alive there
+                store.retire_older(known_now.id, used)
             made = operations.rotate(
                 store, self._trail, name, request, actor.name, only, remote_addr=actor.remote_addr
             )
@@ -121,7 +128,8 @@ class Pairings:
         def apply(done: tuple[tuple[Pairing, str, str | None], list[Secret]]) -> None:
             made, known = done
             if made[0].id in self._secrets:
-                self._secrets[made[0].id] = known
+                oldest = self._used.get(made[0].id, 0)
+                self._secrets[made[0].id] = [one for one in known if one.id >= oldest]
 
         made, _ = await self._store.change(apply, work)
         return made
@@ -132,10 +140,12 @@ class Pairings:
         if all(one.id >= secret.id for one in known):
             return
         self._secrets[pairing.id] = [one for one in known if one.id >= secret.id]
+        self._used[pairing.id] = secret.id
         try:
             await self._store.run(TokenStore.retire_older, pairing.id, secret.id)
         except HermesNodesError as error:
-            # Here it is dead, and in the store it dies when its grace ends: no reason to shut the node out.
+            # Here it is dead, and in the store at the next rotation or the end of its grace: no reason to
+            # shut the node out.
             log.error("the replaced token of %r: %s", pairing.name, error.message)  # noqa: TRY400 - enough
 
     async def label(self, name: str, request: operations.LabelRequest, actor: Actor) -> Pairing:
@@ -214,6 +224,7 @@ class Pairings:
         pairing = self._live.pop(name, None)
         if pairing is not None:
             del self._secrets[pairing.id]
+            self._used.pop(pairing.id, None)
             self._on_revoked(pairing)
 
 

@@ -98,6 +98,19 @@ async def test_a_token_that_is_not_a_bearers_is_none(home: Home, open_gateway: G
     assert (await asked(open_gateway, f"GET /v1/status?token={token}")).status == 401
 
 
+async def test_the_trail_alone_has_the_true_reason(home: Home, open_gateway: Gateway) -> None:
+    good = await operator(home)
+    expired = await operator(home, "brief", expires_in=0.001)
+    for token in (None, GARBAGE, expired, good[:-1]):
+        await asked(open_gateway, token=token)
+    assert [row["error"] for row in home.trail(action="auth")] == [
+        "no operator token",
+        "not an operator's token, or a removed one's",
+        "operator brief has expired",
+        "wrong token for operator ci",
+    ]
+
+
 async def test_a_refusal_is_in_the_trail_without_its_token(home: Home, open_gateway: Gateway) -> None:
     await asked(open_gateway, token=GARBAGE)
     (row,) = home.trail(action="auth")

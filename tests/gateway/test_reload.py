@@ -120,6 +120,19 @@ async def test_a_renewal_that_failed_first_is_taken_over_once_it_is_whole(home: 
         assert await shown(gateway) == new.certificate
 
 
+async def test_a_port_does_not_change_between_plain_and_tls_before_the_next_start(home: Home) -> None:
+    tls = TlsHome(home)
+    tls.install(self_signed())
+    async with home.gateway_here() as gateway:
+        plain = gateway.url
+        assert gateway.reload(tls.settings()) == ["tls_cert_path"]
+        assert gateway.url == plain
+    async with home.gateway_here(**tls.environ) as gateway:
+        encrypted = gateway.url
+        assert gateway.reload(home.settings) == ["tls_cert_path"]
+        assert gateway.url == encrypted
+
+
 # -- settings -----------------------------------------------------------------------------------------
 
 
