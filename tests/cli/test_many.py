@@ -15,7 +15,7 @@ from tests.harness import GatewayProcess, Home, NodeProcess
 from tests.support import PATIENCE
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def crew(home: Home, gateway: GatewayProcess, node: NodeProcess) -> Iterator[list[str]]:
     """Two nodes that are connected and one that is not, all with one label."""
     home.ok("label", "laptop", "crew=many")

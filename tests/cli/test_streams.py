@@ -91,7 +91,7 @@ FAILING = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(home: Home, node: NodeProcess) -> Path:
     """What the commands above speak of."""
     (home.folder / "note").write_text("a note\n")

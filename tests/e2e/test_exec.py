@@ -53,7 +53,7 @@ def test_the_first_line_is_there_while_the_command_still_runs(home: Home, node: 
         assert running.process.poll() is None
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def offline(home: Home, gateway: GatewayProcess) -> None:
     home.pair("offline")
 

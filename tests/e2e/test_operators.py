@@ -71,7 +71,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def each(home: Home, gateway: GatewayProcess, node: NodeProcess) -> dict[str, Remote]:
     """For each verb an operator who has that alone."""
     return {
