@@ -5,6 +5,7 @@ Without the store only what the rows say of each other can be compared, which wh
 """
 
 import hmac
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,7 @@ def chains_of(chains: Chains, path: Path) -> list[ChainRecord]:
     return chains.at(chains.current.path)
 
 
-class _Walk:
+class _Walk(ABC):
     """One way along the lines, which ends at the first damage."""
 
     with_key = False
@@ -93,19 +94,19 @@ class _Walk:
             damage=self.damage,
         )
 
-    def _walk(self) -> Damage | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _walk(self) -> Damage | None: ...
 
-    def _end(self) -> Damage | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _end(self) -> Damage | None: ...
 
+    @abstractmethod
     def _place(self, line: bytes) -> Place | None:
         """The place of a line that may be believed to be a row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _missing_at_end(self) -> int:
         """Rows that are to be behind the head, as far as that is known."""
-        raise NotImplementedError
 
     def _missing_before(self, place: Place) -> int:
         """Rows that are to be between the head and this one."""
