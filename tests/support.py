@@ -3,6 +3,7 @@
 import resource
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,15 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
         done.set()
         thread.join(PATIENCE)
     assert failures == []
+
+
+def attempts(least: int, *, until: Callable[[], bool]) -> Iterator[int]:
+    """Numbers of attempts at what depends on chance: so many at least, and on until it has come up."""
+    deadline = time.monotonic() + PATIENCE
+    number = 0
+    while number < least or not (until() or time.monotonic() > deadline):
+        yield number
+        number += 1
 
 
 def proofs(store: TokenStore, pairing_id: str) -> list[Secret]:

@@ -12,7 +12,7 @@ from hermes_nodes.node.directories import make_dir
 from hermes_nodes.node.files import Writer
 from hermes_nodes.node.regular import Mode
 from tests.node.support import names
-from tests.support import in_background
+from tests.support import attempts, in_background
 
 
 def write(allowlist: Allowlist, path: str, root: str, mode: Mode = "overwrite") -> None:
@@ -110,9 +110,9 @@ def test_nothing_gets_out_while_a_directory_is_swapped_for_a_symlink(
         os.rename(inside / "door", inside / "fake")
         os.rename(aside, inside / "door")
 
-    seen = set()
+    seen: set[str] = set()
     with in_background(swap):
-        for number in range(1000):
+        for number in attempts(1000, until=lambda: {"done", "io_error", "file_not_found"} <= seen):
             try:
                 make_dir(allowlist, f"door/d{number}", root=".")
                 Writer.open(allowlist, f"door/{number}", root=".").abort()
