@@ -21,6 +21,7 @@ from hermes_nodes.config import Settings
 from hermes_nodes.disk import open_private
 from hermes_nodes.errors import AuditUnwritable, HomeLocked, UnknownNode, UsageError
 from hermes_nodes.names import check_label, check_name
+from hermes_nodes.operators import EVERYTHING, Scope
 from hermes_nodes.records import Pairing
 from hermes_nodes.sessions import Session
 from hermes_nodes.targets import is_pattern, matches, named_exactly
@@ -174,17 +175,20 @@ class RotateRequest(msgspec.Struct, forbid_unknown_fields=True):
     grace: float | None = None
 
 
-def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
+def rotate(  # noqa: PLR0917 - as all of these, and whose nodes are meant
     store: TokenStore,
     trail: AuditLog,
     name: str,
     request: RotateRequest,
     actor: str,
-    only: str | None = None,
+    scope: Scope = EVERYTHING,
     *,
     remote_addr: str | None = None,
 ) -> tuple[Pairing, str, str | None]:
-    """A pairing's new token and when the old one dies at the latest; raises UsageError, UnknownNode."""
+    """A pairing's new token and when the old one dies at the latest.
+
+    Raises UsageError, and UnknownNode for one outside of ``scope`` as well.
+    """
     asked = request.grace is not None
     dies_at = timestamp() if request.grace == 0 else after(request.grace if asked else GRACE_SECONDS)
 
@@ -198,7 +202,7 @@ def rotate(  # noqa: PLR0917 - as all of these, and which pairing is meant
             remote_addr=remote_addr,
         )
 
-    return store.rotate(name, dies_at or "", cut=asked, only=only, before_commit=note)
+    return store.rotate(name, dies_at or "", cut=asked, within=scope.holds, before_commit=note)
 
 
 def rotate_view(pairing: Pairing, token: str, old_dies_at: str | None) -> dict[str, object]:
@@ -270,15 +274,15 @@ def revoke(
     trail: AuditLog,
     name: str,
     actor: str,
-    only: str | None = None,
+    scope: Scope = EVERYTHING,
     *,
     remote_addr: str | None = None,
 ) -> Revocation:
-    """End a pairing; revoking it again changes nothing. Raises UnknownNode.
+    """End a pairing; revoking it again changes nothing. UnknownNode for one outside of ``scope``, too.
 
     It ends also where the trail can't be written: a full disk must not keep a stolen token alive.
     """
-    pairing = store.revoke(name, only=only)
+    pairing = store.revoke(name, within=scope.holds)
     try:
         trail.append(
             action="revoke",

@@ -48,6 +48,10 @@ class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ",".join((*self.patterns, *self.pairings.values()))
 
 
+#: All nodes: the local user's scope, and an operator's of which nothing else was said.
+EVERYTHING = Scope((ALL,))
+
+
 def make_scope(target: str, nodes: Iterable[Named]) -> Scope:
     """The scope that a TARGET means now; raises UnknownNode for a plain name that is not paired."""
     nodes = list(nodes)

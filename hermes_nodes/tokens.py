@@ -99,21 +99,23 @@ class TokenStore(SealedDatabase):
             before_commit(added)
         return added
 
-    def revoke(self, name: str, *, only: str | None = None) -> Pairing:
+    def revoke(self, name: str, *, within: Callable[[Pairing], bool] = lambda _: True) -> Pairing:
         """End the name's pairing; one already ended comes back as it is.
 
-        ``only`` is the id of the one that is meant: UnknownNode if the name has been paired anew.
+        ``within`` says which pairings are meant at all: UnknownNode if the name has none of these, or has
+        been paired anew as another.
         """
         with self.change():
             live = self.live(name)
-            if only is not None and (live is None or live.id != only):
+            if live is not None and not within(live):
                 raise UnknownNode(name)
             if live is not None:
                 self._end(live, timestamp())
-            found = self._select("WHERE name = ? ORDER BY revoked_at DESC, rowid DESC", name)
-        if not found:
+            ended = self._select("WHERE name = ? ORDER BY revoked_at DESC, rowid DESC", name)
+        found = next(filter(within, ended), None)
+        if found is None:
             raise UnknownNode(name)
-        return found[0]
+        return found
 
     def label(
         self,
@@ -156,19 +158,19 @@ class TokenStore(SealedDatabase):
         dies_at: str,
         *,
         cut: bool = False,
-        only: str | None = None,
+        within: Callable[[Pairing], bool] = lambda _: True,
         before_commit: Callable[[Pairing], object] = lambda _: None,
     ) -> tuple[Pairing, str, str | None]:
         """A new token for a pairing, and when the old one dies unless the new one is used before.
 
-        Within such a time only the new one is replaced, and ``cut`` may make that time shorter. ``only`` is
-        the id of the pairing that is meant. Raises UnknownNode; if ``before_commit`` raises, nothing has
-        happened.
+        Within such a time only the new one is replaced, and ``cut`` may make that time shorter. Raises
+        UnknownNode, also for a pairing that is not ``within`` those that are meant; if ``before_commit``
+        raises, nothing has happened.
         """
         token = _new_token()
         with self.change() as database:
             pairing = self.live(name)
-            if pairing is None or (only is not None and pairing.id != only):
+            if pairing is None or not within(pairing):
                 raise UnknownNode(name)
             good = self.secrets(pairing.id)
             # First, as SQLite would give it the id of a row that is gone, and sessions go by that.

@@ -162,8 +162,8 @@ class Gateway:
         return books
 
     async def _views(self, thread: StoreThread, trail: AuditLog) -> tuple[Pairings, Operators]:
-        pairings = Pairings(thread, trail, self._revoked)
         operators = Operators(thread, trail, self._recheck, self._environ)
+        pairings = Pairings(thread, trail, operators, self._revoked)
         await pairings.load()
         await operators.load()
         return pairings, operators

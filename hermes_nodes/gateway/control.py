@@ -81,7 +81,7 @@ class ControlApi:
         return app
 
     def _checked(self, route: Route) -> Handler:
-        """A route's handler behind its check; where a name decides, the handler checks that as well."""
+        """A route's handler behind its check; a change is checked once more when its turn comes."""
         handler = self._handlers[route.handler]
 
         async def checked(request: web.Request) -> web.StreamResponse:
@@ -141,16 +141,11 @@ class ControlApi:
 
     async def _post_pairing(self, request: web.Request) -> web.Response:
         body = decode_body(await request.read(), operations.PairRequest)
-        actor = request[ACTOR]
-        if body.force:  # whether there is one to replace is only known when it is done
-            self._check_name(actor, "revoke", body.name)
-        pairing, token = await self._pairings.pair(body, actor)
+        pairing, token = await self._pairings.pair(body, request[ACTOR])
         return web.json_response(operations.pair_view(pairing, token), status=201)
 
     async def _delete_pairing(self, request: web.Request) -> web.Response:
-        name, actor = request.match_info["name"], request[ACTOR]
-        only = self._check_name(actor, "revoke", name)
-        revoked = await self._pairings.revoke(name, actor, only)
+        revoked = await self._pairings.revoke(request.match_info["name"], request[ACTOR])
         return web.json_response(operations.revoke_view(revoked))
 
     async def _patch_pairing(self, request: web.Request) -> web.Response:
@@ -159,14 +154,9 @@ class ControlApi:
         return web.json_response(operations.label_view(pairing))
 
     async def _post_rotation(self, request: web.Request) -> web.Response:
-        name, actor = request.match_info["name"], request[ACTOR]
         body = decode_body(await request.read() or b"{}", operations.RotateRequest)
-        only = self._check_name(actor, "rotate", name)
-        rotated = await self._pairings.rotate(name, body, actor, only)
+        rotated = await self._pairings.rotate(request.match_info["name"], body, request[ACTOR])
         return web.json_response(operations.rotate_view(*rotated))
-
-    def _check_name(self, actor: Actor, verb: str, name: str) -> str | None:
-        return self._operators.check_name(actor, verb, name, self._pairings.get(name))
 
     # -- operators and key --
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +22,9 @@ from hermes_nodes.operator_table import Known, OperatorTable
 from hermes_nodes.operators import Needs, Operator, claimed_id, is_proof
 from hermes_nodes.records import Pairing
 from hermes_nodes.tokens import TokenStore
+
+_R = TypeVar("_R")
+_OPERATE: Needs = (frozenset({"operate"}),)
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -76,7 +80,7 @@ class Operators:
             return None
         known = self._known.get(actor.operator_id)
         if known is None or not known.operator.is_valid(timestamp()):
-            raise NotAllowed(f"{actor.name!r} has been removed or has expired")
+            raise _ended(actor)
         return known.operator
 
     def check(self, actor: Actor, needs: Needs) -> None:
@@ -94,18 +98,6 @@ class Operators:
             record.require(needs)
         return pairing
 
-    def check_name(self, actor: Actor, verb: str, name: str, pairing: Pairing | None) -> str | None:
-        """The same for an act on a name, which for whoever has all nodes may be one that was revoked.
-
-        For anyone else the id of the pairing that was looked at: until the act is done, the name may
-        have been paired anew.
-        """
-        record = self.record(actor)
-        if record is None or record.scope.is_everything:
-            self.check(actor, (frozenset({verb}),))
-            return None
-        return self.check_node(actor, (frozenset({verb}),), name, pairing).id
-
     def in_scope(self, actor: Actor, pairings: list[Pairing]) -> list[Pairing]:
         """Those of the pairings that the actor knows of."""
         record = self.record(actor)
@@ -113,13 +105,43 @@ class Operators:
 
     # -- changes --
 
+    async def change(
+        self,
+        actor: Actor,
+        needs: Needs,
+        apply: Callable[[_R], object],
+        work: Callable[[TokenStore, Operator | None], _R],
+    ) -> _R:
+        """A change of the store that somebody asks for; the one way to any.
+
+        The actor is looked up when its turn comes: what was done before it may have been the actor's end.
+        ``work`` gets its record, None for the local user; raises NotAllowed.
+        """
+
+        def permitted(store: TokenStore) -> _R:
+            record = self._record_in(store, actor)
+            if record is not None:
+                record.require(needs)
+            return work(store, record)
+
+        return await self._store.change(apply, permitted)
+
+    def _record_in(self, store: TokenStore, actor: Actor) -> Operator | None:
+        """The actor's record as it is now, in the store's thread.
+
+        The store may know of an end that is not known here yet, and a removal that could not be saved is
+        known here alone.
+        """
+        record = self.record(actor)
+        if record is not None and record not in OperatorTable(store).all():
+            raise _ended(actor)
+        return record
+
     def all(self) -> list[Operator]:
         """The operators, by name; those that have expired too."""
         return sorted((known.operator for known in self._known.values()), key=lambda one: one.name)
 
     async def add(self, request: administration.OperatorRequest, actor: Actor) -> tuple[Operator, str]:
-        giver = self.record(actor)
-
         def apply(made: tuple[Known, str]) -> None:
             operator = made[0].operator
             expired = [one.id for one in self.all() if one.name == operator.name]
@@ -127,33 +149,30 @@ class Operators:
                 del self._known[old]
             self._known[operator.id] = made[0]
 
-        def work(store: TokenStore) -> tuple[Known, str]:
-            if giver is not None and giver not in OperatorTable(store).all():
-                raise NotAllowed(f"{actor.name!r} has been removed")  # while this waited for its turn
+        def work(store: TokenStore, giver: Operator | None) -> tuple[Known, str]:
             by, address = actor.name, actor.remote_addr
             return administration.add_operator(store, self._trail, request, by, giver, remote_addr=address)
 
-        known, token = await self._store.change(apply, work)
+        known, token = await self.change(actor, _OPERATE, apply, work)
         return known.operator, token
 
     async def remove(self, name: str, actor: Actor) -> Operator:
         """End an operator, here at once even if that can't be saved; raises Unavailable then."""
-        taker = self.record(actor)
+
+        def work(store: TokenStore, taker: Operator | None) -> administration.Removal:
+            by, address = actor.name, actor.remote_addr
+            return administration.remove_operator(store, self._trail, name, by, taker, remote_addr=address)
+
         try:
-            removal = await self._store.change(
-                lambda done: self._forget(done.operator.id),
-                administration.remove_operator,
-                self._trail,
-                name,
-                actor.name,
-                taker,
-                remote_addr=actor.remote_addr,
-            )
+            removal = await self.change(actor, _OPERATE, lambda done: self._forget(done.operator.id), work)
         except (UnknownOperator, NotAllowed):
             raise
         except HermesNodesError as error:
+            taker = self.record(actor)
             for operator in self.all():
                 if operator.name == name:
+                    if taker is not None:
+                        taker.require_holding(operator.verbs, operator.expires_at)
                     self._forget(operator.id)
             raise Unavailable(
                 f"operator {name!r} is shut out for now, but that could not be saved: {error.message}",
@@ -167,6 +186,12 @@ class Operators:
 
     async def rotate_key(self, settings: Settings, actor: Actor) -> list[str]:
         """Seal the store anew; sentences about what is to be done with the new key."""
-        return await self._store.run(
-            administration.rotate_key, self._trail, settings, self._environ, actor.name
-        )
+
+        def work(store: TokenStore, _: Operator | None) -> list[str]:
+            return administration.rotate_key(store, self._trail, settings, self._environ, actor.name)
+
+        return await self.change(actor, (), lambda _: None, work)
+
+
+def _ended(actor: Actor) -> NotAllowed:
+    return NotAllowed(f"{actor.name!r} has been removed or has expired")

@@ -13,9 +13,10 @@ import msgspec
 from hermes_nodes import operations
 from hermes_nodes.audit import AuditLog
 from hermes_nodes.clock import timestamp
-from hermes_nodes.errors import HermesNodesError, Unavailable, UnknownNode
-from hermes_nodes.gateway.operators import Actor
+from hermes_nodes.errors import HermesNodesError, NotAllowed, Unavailable, UnknownNode
+from hermes_nodes.gateway.operators import Actor, Operators
 from hermes_nodes.gateway.store_thread import StoreThread
+from hermes_nodes.operators import EVERYTHING, Needs, Operator, Scope
 from hermes_nodes.protocol.handshake import Credentials
 from hermes_nodes.records import Pairing, Secret, Seen
 from hermes_nodes.tokens import TokenStore
@@ -30,9 +31,16 @@ _NOT_FACTS = ("pairing_id", "at")
 class Pairings:
     """``on_revoked`` is called, in the event loop, as soon as a pairing is no more."""
 
-    def __init__(self, store: StoreThread, trail: AuditLog, on_revoked: Callable[[Pairing], None]) -> None:
+    def __init__(
+        self,
+        store: StoreThread,
+        trail: AuditLog,
+        operators: Operators,
+        on_revoked: Callable[[Pairing], None],
+    ) -> None:
         self._store = store
         self._trail = trail
+        self._operators = operators
         self._on_revoked = on_revoked
         self._live: dict[str, Pairing] = {}
         #: By pairing, the newest first.
@@ -94,7 +102,7 @@ class Pairings:
     # -- changes --
 
     async def pair(self, request: operations.PairRequest, actor: Actor) -> tuple[Pairing, str]:
-        def work(store: TokenStore) -> tuple[Pairing, str, list[Secret]]:
+        def work(store: TokenStore, _: Operator | None) -> tuple[Pairing, str, list[Secret]]:
             pairing, token = operations.pair(
                 store, self._trail, request, actor.name, remote_addr=actor.remote_addr
             )
@@ -106,22 +114,31 @@ class Pairings:
             self._live[pairing.name] = pairing
             self._secrets[pairing.id] = known
 
-        pairing, token, _ = await self._store.change(apply, work)
+        # By force it is allowed to whoever may revoke: whether there is one to replace is only known then.
+        needs = _verbs("pair", "revoke") if request.force else _verbs("pair")
+        pairing, token, _ = await self._operators.change(actor, needs, apply, work)
         return pairing, token
 
     async def rotate(
-        self, name: str, request: operations.RotateRequest, actor: Actor, only: str | None = None
+        self, name: str, request: operations.RotateRequest, actor: Actor
     ) -> tuple[Pairing, str, str | None]:
-        """A new token, and when the old one dies at the latest; ``only`` is the id of who is meant."""
-
+        """A new token, and when the old one dies at the latest; UnknownNode beyond the actor's scope."""
         known_now = self._live.get(name)
         used = self._used.get(known_now.id) if known_now else None
 
-        def work(store: TokenStore) -> tuple[tuple[Pairing, str, str | None], list[Secret]]:
+        def work(
+            store: TokenStore, record: Operator | None
+        ) -> tuple[tuple[Pairing, str, str | None], list[Secret]]:
             if known_now is not None and used is not None:  # what is dead here may be alive there
                 store.retire_older(known_now.id, used)
             made = operations.rotate(
-                store, self._trail, name, request, actor.name, only, remote_addr=actor.remote_addr
+                store,
+                self._trail,
+                name,
+                request,
+                actor.name,
+                _scope(record),
+                remote_addr=actor.remote_addr,
             )
             return made, store.secrets(made[0].id)
 
@@ -131,7 +148,7 @@ class Pairings:
                 oldest = self._used.get(made[0].id, 0)
                 self._secrets[made[0].id] = [one for one in known if one.id >= oldest]
 
-        made, _ = await self._store.change(apply, work)
+        made, _ = await self._operators.change(actor, _verbs("rotate"), apply, work)
         return made
 
     async def used(self, pairing: Pairing, secret: Secret) -> None:
@@ -154,20 +171,22 @@ class Pairings:
             if known is not None and known.id == pairing.id:
                 self._live[name] = msgspec.structs.replace(known, labels=pairing.labels)
 
-        return await self._store.change(
-            apply, operations.label, self._trail, name, request, actor.name, remote_addr=actor.remote_addr
-        )
+        def work(store: TokenStore, _: Operator | None) -> Pairing:
+            by, address = actor.name, actor.remote_addr
+            return operations.label(store, self._trail, name, request, by, remote_addr=address)
 
-    async def revoke(self, name: str, actor: Actor, only: str | None = None) -> Pairing:
-        """``only`` is the id of the pairing that is meant; UnknownNode if the name has another by now."""
+        return await self._operators.change(actor, _verbs("label"), apply, work)
+
+    async def revoke(self, name: str, actor: Actor) -> Pairing:
+        """End a pairing; UnknownNode for one outside of the actor's scope."""
         await self._save_quietly()
         try:
-            revoked = await self._revoke(name, actor, only)
-        except UnknownNode:
+            revoked = await self._revoke(name, actor)
+        except (UnknownNode, NotAllowed):
             raise
         except HermesNodesError as error:
             live = self._live.get(name)
-            if only is not None and (live is None or live.id != only):
+            if live is None or not self._operators.in_scope(actor, [live]):
                 raise
             # A store that can't be written must not keep a stolen token alive: here it is gone at once.
             self._forget(name)
@@ -182,16 +201,15 @@ class Pairings:
         with suppress(HermesNodesError):
             await self.save_seen()
 
-    async def _revoke(self, name: str, actor: Actor, only: str | None) -> operations.Revocation:
-        return await self._store.change(
-            lambda revoked: self._forget(revoked.pairing.name),
-            operations.revoke,
-            self._trail,
-            name,
-            actor.name,
-            only,
-            remote_addr=actor.remote_addr,
-        )
+    async def _revoke(self, name: str, actor: Actor) -> operations.Revocation:
+        def work(store: TokenStore, record: Operator | None) -> operations.Revocation:
+            by, scope, address = actor.name, _scope(record), actor.remote_addr
+            return operations.revoke(store, self._trail, name, by, scope, remote_addr=address)
+
+        def apply(revoked: operations.Revocation) -> None:
+            self._forget(revoked.pairing.name)
+
+        return await self._operators.change(actor, _verbs("revoke"), apply, work)
 
     def saw(self, name: str, seen: Seen) -> None:
         """A node has shown itself: known here at once, and in the store with the next batch."""
@@ -272,6 +290,15 @@ class Candidate:
             if pairing and same and self._pairings.is_good(pairing.id, secret.id, timestamp())
             else None
         )
+
+
+def _verbs(*verbs: str) -> Needs:
+    """That each of these is allowed."""
+    return tuple(frozenset({verb}) for verb in verbs)
+
+
+def _scope(record: Operator | None) -> Scope:
+    return EVERYTHING if record is None else record.scope
 
 
 def _load(store: TokenStore) -> list[tuple[Pairing, list[Secret]]]:

@@ -574,14 +574,15 @@ async def test_an_act_on_a_name_that_is_paired_anew_meanwhile_is_not_on_the_new_
     calls = listening._calls
     assert calls is not None
     pairings = calls._pairings
+    (ci,) = calls._operators.all()
     made = asyncio.create_task(pairings.pair(PairRequest("laptop", force=True), Actor("local:ada")))
     bound = pairings.get("laptop")
     assert bound is not None
     await asyncio.sleep(0)  # the pairing is with the store's thread
-    actor = Actor("operator:ci")
+    actor = Actor("operator:ci", None, ci.id)
     late: dict[str, Callable[[], Awaitable[object]]] = {
-        "rotate": lambda: pairings.rotate("laptop", RotateRequest(), actor, bound.id),
-        "revoke": lambda: pairings.revoke("laptop", actor, bound.id),
+        "rotate": lambda: pairings.rotate("laptop", RotateRequest(), actor),
+        "revoke": lambda: pairings.revoke("laptop", actor),
     }
     with pytest.raises(UnknownNode):
         await late[act]()

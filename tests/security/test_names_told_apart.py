@@ -60,7 +60,7 @@ async def test_names_told_apart_by_an_outsider_by_reply(place: Place, encrypted:
 
 def a_gateways_view() -> Pairings:
     """The pairings as the gateway holds them, one in each state; nothing of it is ever stored."""
-    view = Pairings(None, None, lambda _: None)  # type: ignore[arg-type]
+    view = Pairings(None, None, None, lambda _: None)  # type: ignore[arg-type]
     now = timestamp()
     for number, state in enumerate(STATES):
         if state in ("unknown", "revoked"):  # whose token is gone, and of which only the store knows
