@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hermes_nodes.call_connection import Content, Json, Output, completed
-from hermes_nodes.errors import FileMissing, HermesNodesError, Unavailable, UsageError
+from hermes_nodes.errors import FileMissing, HermesNodesError, NotAllowed, Unavailable, UsageError
 
 _Answer = list[Json] | HermesNodesError
 #: Nodes that are asked for their jobs at one time.
@@ -159,15 +159,15 @@ class JobCalls(ABC):
     def survey_jobs(self, target: str | None = None) -> Survey:
         """The jobs of the nodes that a TARGET names, of all without it, asked side by side.
 
-        Raises UnknownNode.
+        Raises UnknownNode, and NotAllowed for an operator that may ask none of them.
         """
         return self._survey(target, lambda _: False)
 
     def find_job(self, job: str) -> JobPlace:
         """The connected node that has a job, by its id or by at least 8 characters of its beginning.
 
-        Raises UsageError for what can't be one or fits several, FileMissing, Unavailable where nodes that
-        might have it can't be asked.
+        Raises UsageError for what can't be one or fits several, NotAllowed for an operator that may not
+        ask, FileMissing, Unavailable where nodes that might have it can't be asked.
         """
         named = job.lower()
         if not _NAMED.fullmatch(named):
@@ -199,8 +199,17 @@ class JobCalls(ABC):
         )
         if asked:
             self._ask(asked, survey, is_enough)
+        elif nodes:
+            self._check_allowed(str(nodes[0]["name"]))
         survey.jobs.sort(key=lambda job: str(job.get("started_at")))
         return survey
+
+    def _check_allowed(self, name: str) -> None:
+        """Raises NotAllowed for an operator that could ask no node; what any one says tells that."""
+        try:
+            self.jobs(name)
+        except HermesNodesError as error:
+            _raise_if_forbidden(error)  # else it can't be asked now, which the survey knows
 
     def _ask(self, names: list[str], survey: Survey, is_enough: Callable[[list[Json]], bool]) -> None:
         """Fill in a survey, until all have answered or have had their time."""
@@ -219,6 +228,7 @@ class JobCalls(ABC):
             except queue.Empty:
                 return
             if isinstance(answer, HermesNodesError):
+                _raise_if_forbidden(answer)
                 survey.failed[name] = answer
                 continue
             del survey.failed[name]
@@ -247,6 +257,12 @@ class JobCalls(ABC):
         for _ in range(min(_AT_ONCE, len(names))):
             # Nobody waits for one whose node is stuck: its call ends when the node counts as gone.
             threading.Thread(target=work, daemon=True).start()
+
+
+def _raise_if_forbidden(error: HermesNodesError) -> None:
+    """Raise what the gateway refuses an operator; a node's own refusals are kinds of it."""
+    if type(error) is NotAllowed:
+        raise error
 
 
 def _not_found(job: str, survey: Survey) -> HermesNodesError:
