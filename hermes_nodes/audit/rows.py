@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Literal, Self, get_args
 
 import msgspec
 
 from hermes_nodes.audit.masks import mask
 from hermes_nodes.clock import timestamp
+from hermes_nodes.errors import UsageError
 
 Action = Literal[
     "exec", "read", "write", "shell", "job", "pair", "revoke", "rotate", "label", "connect",
@@ -20,6 +22,12 @@ Status = Literal[
 ]  # fmt: skip
 CommandMode = Literal["summary", "full", "none"]
 
+ACTIONS: tuple[str, ...] = get_args(Action)
+STATUSES: tuple[str, ...] = get_args(Status)
+#: Characters of a wrong value that are shown.
+_SHOWN_CHARS = 60
+#: A full-date or a date-time of RFC 3339 section 5.6.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d))?", re.ASCII)
 #: Long enough to tell commands apart, short enough to keep a pasted script out of the trail.
 SUMMARY_CHARS = 200
 #: Any other text in a row; Linux has no path longer (PATH_MAX), and a node may send megabytes.
@@ -61,6 +69,24 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
     since: str | None = None
 
+    @classmethod
+    def asked(
+        cls,
+        *,
+        action: str | None = None,
+        status: str | None = None,
+        since: str | None = None,
+        **more: object,
+    ) -> Self:
+        """The rows that somebody asks for; UsageError for what no row can have.
+
+        ``since`` is a date or a time in RFC 3339.
+        """
+        _check_one_of("action", action, ACTIONS)
+        _check_one_of("status", status, STATUSES)
+        oldest = None if since is None else _moment(since)
+        return cls(action=action, status=status, since=oldest, **more)  # type: ignore[arg-type]
+
     def matches(self, row: dict[str, object]) -> bool:
         """Whether the row has every value asked for; one without a ``ts`` is after nothing."""
         wanted = (("node", self.node), ("action", self.action), ("status", self.status))
@@ -80,6 +106,26 @@ class PairingsFilter(Filter, frozen=True, kw_only=True):
 
 
 EVERYTHING = Filter()
+
+
+def _check_one_of(what: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise UsageError(
+            f"{value[:_SHOWN_CHARS]!r} is no {what} of a row", f"what there is: {', '.join(known)}"
+        )
+
+
+def _moment(text: str) -> str:
+    """A time as rows have it, of a date its first moment in UTC."""
+    try:
+        moment = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+        if moment is not None:
+            return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        pass  # a thirteenth month, or a moment before the first year
+    raise UsageError(
+        f"{text[:_SHOWN_CHARS]!r} is no time that rows could be of", "write it like 2026-01-31T12:00:00Z"
+    )
 
 
 class Tail(msgspec.Struct, frozen=True):

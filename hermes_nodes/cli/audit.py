@@ -110,7 +110,7 @@ def _every(path: Path, match: Filter) -> Iterator[dict[str, object]]:
 def _filter(node: str | None, action: str | None, status: str | None, since: str | None) -> Filter:
     seconds = duration(since)
     oldest = None if seconds is None else timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
-    return Filter(node=node, action=action, status=status, since=oldest)
+    return Filter.asked(node=node, action=action, status=status, since=oldest)
 
 
 def _csv_writer() -> Callable[[dict[str, object]], object]:

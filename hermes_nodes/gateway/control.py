@@ -205,16 +205,16 @@ class ControlApi:
         return response
 
     def _rows_for(self, actor: Actor, query: Mapping[str, str]) -> Filter:
-        """The rows that were asked for and are of nodes in the actor's scope.
+        """The rows that were asked for and are of nodes in the actor's scope; raises UsageError.
 
         By the pairing, not by the name: a name paired anew has another past.
         """
         wanted = {key: query.get(key) for key in ("node", "action", "status", "since")}
         record = self._operators.record(actor)
         if record is None or record.scope.is_everything:
-            return Filter(**wanted)
+            return Filter.asked(**wanted)
         known = {one.id for one in self._operators.in_scope(actor, self._pairings.live())}
-        return PairingsFilter(**wanted, pairings=frozenset(known.union(record.scope.pairings)))
+        return PairingsFilter.asked(**wanted, pairings=frozenset(known.union(record.scope.pairings)))
 
 
 async def _write_rows(response: web.StreamResponse, rows: list[dict[str, object]]) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from hermes_nodes import __version__
 from hermes_nodes.gateway.bodies import CallBody
-from hermes_nodes.gateway.routes import ROUTES, Route
+from hermes_nodes.gateway.routes import ROUTES, Query, Route
 
 Json = dict[str, Any]
 _REFERENCE = "#/components/schemas/{name}"
@@ -85,10 +85,16 @@ def _parameters(route: Route) -> list[Json]:
     return [
         *({"name": name, "in": "path", "required": True, "schema": text} for name in in_path),
         *(
-            {"name": one.name, "in": "query", "description": one.what, "schema": text}
+            {"name": one.name, "in": "query", "description": one.what, "schema": _schema(one)}
             for one in route.query
         ),
     ]
+
+
+def _schema(query: Query) -> Json:
+    enum = {"enum": list(query.choices)} if query.choices else {}
+    form = {"format": query.form} if query.form else {}
+    return {"type": "string", **enum, **form}
 
 
 def _body(route: Route) -> Json | None:

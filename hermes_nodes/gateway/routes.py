@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from hermes_nodes.administration import OperatorRequest
+from hermes_nodes.audit.rows import ACTIONS, STATUSES
 from hermes_nodes.gateway.bodies import VERBS as CALLS
 from hermes_nodes.operations import LabelRequest, PairRequest, RotateRequest
 
@@ -16,6 +17,10 @@ class Query(NamedTuple):
 
     name: str
     what: str
+    #: What it may be, where that is one of a few.
+    choices: tuple[str, ...] = ()
+    #: Its form otherwise, by its name in OpenAPI.
+    form: str = ""
 
 
 class Route(NamedTuple):
@@ -45,9 +50,11 @@ _AUDIT = (
     Query("n", "how many of the last rows; 10 if not given"),
     Query("follow", "1: go on with rows as they come"),
     Query("node", "only rows of this node"),
-    Query("action", "only rows of this action"),
-    Query("status", "only rows of this status"),
-    Query("since", "only rows from this time on, RFC 3339 in UTC"),
+    Query("action", "only rows of this action", choices=ACTIONS),
+    Query("status", "only rows of this status", choices=STATUSES),
+    Query(
+        "since", "only rows from this time on, RFC 3339; of a date its beginning in UTC", form="date-time"
+    ),
 )
 
 ROUTES = (
