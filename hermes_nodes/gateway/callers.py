@@ -7,21 +7,23 @@ import pwd
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler, Middleware
 
-from hermes_nodes.errors import ForeignUser, HermesNodesError, NotAllowed, NoToken
+from hermes_nodes.errors import MAX_SHOWN, ForeignUser, HermesNodesError, NotAllowed, NoToken, UsageError
 from hermes_nodes.gateway.addresses import Proxies
 from hermes_nodes.gateway.guard import Guard
 from hermes_nodes.gateway.operators import Actor, Operators
 from hermes_nodes.gateway.refusals import Refusals
+from hermes_nodes.text import printable
 
 ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
 _BEARER = "bearer "
+_CONTINUE = "100-continue"
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 #: Says who asks; raises HermesNodesError for whoever may not.
 Identify = Callable[[web.Request], Actor]
@@ -115,6 +117,28 @@ def identified(identify: Identify, refused: Callable[[HermesNodesError], web.Res
         return await handler(request)
 
     return middleware
+
+
+def expectation(
+    identify: Identify, refused: Callable[..., web.Response]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """Answers a request's `Expect`, which aiohttp does before any middleware; a stranger's is not heard."""
+
+    async def answer(request: web.Request) -> web.StreamResponse | None:
+        try:
+            identify(request)
+        except HermesNodesError as error:
+            return refused(error)
+        expected = request.headers["Expect"]
+        if expected.lower() != _CONTINUE:
+            told = UsageError(f"{printable(expected, MAX_SHOWN)!r} is nothing that can be expected")
+            return refused(told, web.HTTPExpectationFailed.status_code)
+        if request.version >= HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # of the answer, which is still to come
+        return None
+
+    return answer
 
 
 def _token(request: web.Request) -> str:

@@ -15,7 +15,7 @@ from hermes_nodes.config import Settings
 from hermes_nodes.errors import MAX_SHOWN, HermesNodesError, NotAllowed, Unavailable, UsageError
 from hermes_nodes.gateway.bodies import OVERSIZE_HINT, decode_body
 from hermes_nodes.gateway.call_routes import post_call, upgrade_call
-from hermes_nodes.gateway.callers import ACTOR, Identify, identified
+from hermes_nodes.gateway.callers import ACTOR, Identify, expectation, identified
 from hermes_nodes.gateway.calls import Calls
 from hermes_nodes.gateway.openapi import document
 from hermes_nodes.gateway.operators import Actor, Operators
@@ -76,8 +76,13 @@ class ControlApi:
         app = web.Application(
             client_max_size=MAX_BODY, middlewares=[identified(identify, error_response), _errors_as_json]
         )
+        answer = expectation(identify, error_response)
         for route in ROUTES:
-            app.router.add_route(route.method, route.path, self._checked(route))
+            app.router.add_route(route.method, route.path, self._checked(route), expect_handler=answer)
+        # What is no route is one here, so that it asks a stranger for a token as any other does.
+        for path in dict.fromkeys(route.path for route in ROUTES):
+            app.router.add_route("*", path, _no_such_method, expect_handler=answer)
+        app.router.add_route("*", "/{path:.*}", _no_such_path, expect_handler=answer)
         return app
 
     def _checked(self, route: Route) -> Handler:
@@ -224,6 +229,8 @@ async def _write_rows(response: web.StreamResponse, rows: list[dict[str, object]
 
 async def _whole_body(request: web.Request) -> None:
     """Wait for it, but not for ever; the handler reads it again, from memory."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UsageError("the request's body is compressed", "send it as it is, without Content-Encoding")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             await request.read()
@@ -237,11 +244,21 @@ def _row_count(text: str) -> int:
     return int(text)
 
 
-def error_response(error: HermesNodesError) -> web.Response:
-    """An error as every route gives it."""
+async def _no_such_method(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPMethodNotAllowed(request.method, [])
+
+
+async def _no_such_path(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+def error_response(error: HermesNodesError, status: int | None = None) -> web.Response:
+    """An error as every route gives it; ``status`` where HTTP has a better one than the error's own."""
     is_unknown = error.http_status == web.HTTPUnauthorized.status_code
     headers = {"WWW-Authenticate": "Bearer"} if is_unknown else {}
-    return web.json_response({"error": error.to_wire()}, status=error.http_status, headers=headers)
+    return web.json_response(
+        {"error": error.to_wire()}, status=status or error.http_status, headers=headers
+    )
 
 
 @web.middleware
@@ -252,10 +269,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return error_response(error)
     except web.HTTPRequestEntityTooLarge as error:
         told = UsageError(f"the request has more than {MAX_BODY} bytes", OVERSIZE_HINT)
-        return web.json_response({"error": told.to_wire()}, status=error.status)
+        return error_response(told, error.status)
     except web.HTTPException as error:
         asked = printable(f"{request.method} {request.path}", MAX_SHOWN)
         told = UsageError(
             f"`{asked}` is nothing that can be asked for: {error.reason.lower()}", _ROUTES_HINT
         )
-        return web.json_response({"error": told.to_wire()}, status=error.status)
+        return error_response(told, error.status)

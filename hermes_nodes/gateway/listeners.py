@@ -135,7 +135,12 @@ async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
     http_log = logging.getLogger("hermes_nodes.http")
     http_log.addFilter(_is_ours)
     runner = web.AppRunner(
-        app, access_log=None, logger=http_log, handler_cancellation=True, shutdown_timeout=STOP_GRACE
+        app,
+        access_log=None,
+        logger=http_log,
+        handler_cancellation=True,
+        shutdown_timeout=STOP_GRACE,
+        auto_decompress=False,  # it would unpack what a stranger sends, and stumble over what can't be
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

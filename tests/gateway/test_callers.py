@@ -1,6 +1,8 @@
 """Who gets to the operators' API over the network, and what everybody else is told."""
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -145,6 +147,70 @@ async def test_an_unknown_route_tells_a_stranger_nothing(home: Home, open_gatewa
     assert (await asked(open_gateway, "GET /v1/nothing", token=token)).status == 404
     assert (await asked(open_gateway, "PUT /v1/nodes", token=token)).status == 405
     assert (await asked(open_gateway, "POST /v1/pairings", token=token, body=b"not json")).status == 400
+
+
+@pytest.mark.parametrize("expected", ["nonsense", "100-continue", "100-continue, nonsense"])
+@pytest.mark.parametrize("request_line", ["GET /v1/status", "GET /v1/nothing", "PUT /v1/nodes"])
+async def test_what_a_stranger_expects_is_not_heard(
+    home: Home, open_gateway: Gateway, request_line: str, expected: str
+) -> None:
+    answer = await asked(open_gateway, request_line, headers=f"Expect: {expected}\r\n")
+    assert answer == await asked(open_gateway)
+    assert answer.status == 401
+    assert len(home.trail(action="auth")) == 2  # one of each request
+
+
+async def test_an_operator_is_told_to_continue_and_not_of_anything_else_that_it_expects(
+    home: Home, open_gateway: Gateway
+) -> None:
+    token = await operator(home)
+    answer = await asked(open_gateway, token=token, headers="Expect: nonsense\r\n")
+    assert answer.status == 417
+    assert b"'nonsense' is nothing that can be expected" in answer.content
+    url = urlsplit(open_gateway.control_url or "")
+    head = f"POST /v1/pairings HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+    async with asyncio.timeout(PATIENCE), raw_peer(url.hostname or "", url.port or 0) as peer:
+        await peer.send(f"{head}Expect: 100-Continue\r\nContent-Length: 18\r\n\r\n".encode())
+        assert await peer.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await peer.send(b'{"name": "laptop"}')
+        assert (await peer.rest()).startswith(b"HTTP/1.1 201")
+
+
+BROKEN = {
+    "no gzip": ("gzip", b"nonsense"),
+    "a wrong sum": ("gzip", gzip.compress(b"{}")[:-8] + bytes(8)),
+    "half": ("gzip", gzip.compress(b'{"name": "laptop"}')[:-6]),
+    "more behind it": ("gzip", gzip.compress(b"{}") + b"nonsense"),
+    "no deflate": ("deflate", b"\xff\xffnonsense"),
+    "unknown": ("x-unknown", b'{"name": "laptop"}'),
+    "a bomb": ("GZIP", gzip.compress(bytes(20_000_000))),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("request_line", ["POST /v1/pairings", "GET /v1/status", "POST /v1/call"])
+async def test_a_body_that_is_compressed_is_refused_and_no_fault_of_ours(
+    home: Home, open_gateway: Gateway, kind: str, request_line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoding, body = BROKEN[kind]
+    headers = f"Content-Encoding: {encoding}\r\n"
+    token = await operator(home)
+    answer = await asked(open_gateway, request_line, token=token, headers=headers, body=body)
+    assert answer.status == 400
+    assert json.loads(answer.content)["error"]["message"] == "the request's body is compressed"
+    assert (await asked(open_gateway, request_line, headers=headers, body=body)).status == 401
+    async with raw_peer(open_gateway.host, open_gateway.port) as peer:
+        head = f"GET /healthz HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        await peer.send(head.encode() + body)
+        await peer.rest()
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_a_body_that_says_it_is_as_it_is_is_read(home: Home, open_gateway: Gateway) -> None:
+    headers, body = "Content-Encoding: identity\r\n", b'{"name": "laptop"}'
+    token = await operator(home)
+    answer = await asked(open_gateway, "POST /v1/pairings", token=token, headers=headers, body=body)
+    assert answer.status == 201
 
 
 async def test_a_body_of_more_than_a_mebibyte_is_refused(home: Home, open_gateway: Gateway) -> None:
