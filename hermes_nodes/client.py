@@ -174,7 +174,7 @@ class Client(FileCalls, JobCalls, AdminCalls):
 
         Raises what the answer says went wrong, unless it is a command's own end.
         """
-        with self._address.connect() as sock:
+        with self._address.connection() as sock:
             connection = CallConnection(
                 sock,
                 self._address,
@@ -233,7 +233,7 @@ class Client(FileCalls, JobCalls, AdminCalls):
             f"{request_line}\r\n{self._address.headers}Connection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
-        with self._address.connect() as sock:
+        with self._address.connection() as sock:
             sock.settimeout(REQUEST_SECONDS)
             try:
                 sock.sendall(head.encode("ascii") + content)

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from hermes_nodes.errors import (
     ForeignUser,
+    GatewayLost,
     GatewayNotRunning,
     NoToken,
     Unavailable,
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "HERMES_NODES_OPERATOR_TOKEN"  # noqa: S105 - a name
 #: Seconds for a connection over the network to be made.
 CONNECT_SECONDS = 15.0
+#: Seconds for an answer from this machine to the question whether it speaks TLS.
+_PROBE_SECONDS = 2.0
+#: What OpenSSL, by its versions, says of an answer that is no TLS.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"}
 _PORTS = {"http": 80, "https": 443}
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
@@ -60,9 +65,24 @@ class GatewayAddress(NamedTuple):
             return "Host: localhost\r\n"
         return f"Host: {self.url.netloc}\r\nAuthorization: Bearer {self.token}\r\n"
 
-    def connect(self) -> socket.socket:
-        """A connection; raises GatewayNotRunning, ForeignUser, Unavailable."""
-        return self._connect_socket() if self.url is None else self._connect_network(self.url)
+    @contextmanager
+    def connection(self) -> Iterator[socket.socket]:
+        """A connection for the time of the block; raises GatewayNotRunning, ForeignUser, Unavailable.
+
+        A GatewayLost of the block becomes Unavailable where the port speaks TLS, and `https://` is wanted.
+        """
+        url = self.url
+        with self._connect_socket() if url is None else self._connect_network(url) as sock:
+            try:
+                yield sock
+            except GatewayLost as lost:
+                # TLS ends a connection in the open without a word of its own.
+                if url is not None and url.scheme == "http" and _speaks_tls(*_endpoint(url)):
+                    raise Unavailable(
+                        f"the port of {self.text} speaks TLS",
+                        f"write {url._replace(scheme='https').geturl()}",
+                    ) from lost
+                raise
 
     def _connect_socket(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -77,7 +97,7 @@ class GatewayAddress(NamedTuple):
         return sock
 
     def _connect_network(self, url: SplitResult) -> socket.socket:
-        host, port = url.hostname or "", url.port or _PORTS[url.scheme]
+        host, port = _endpoint(url)
         try:
             sock = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
         except (OSError, UnicodeError) as error:
@@ -85,7 +105,7 @@ class GatewayAddress(NamedTuple):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a vanished gateway is noticed
         if url.scheme == "https":
-            sock = _encrypted(sock, host, self.text)
+            sock = _encrypted(sock, url, self.text)
         sock.settimeout(None)
         return sock
 
@@ -148,15 +168,44 @@ def _checked_url(text: str) -> SplitResult:
     return url
 
 
-def _encrypted(sock: socket.socket, host: str, text: str) -> "ssl.SSLSocket":
+def _endpoint(url: SplitResult) -> tuple[str, int]:
+    """Host and port."""
+    return url.hostname or "", url.port or _PORTS[url.scheme]
+
+
+def _encrypted(sock: socket.socket, url: SplitResult, text: str) -> "ssl.SSLSocket":
     import ssl  # noqa: PLC0415 - only for https, and it takes its time
 
     try:
-        return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=url.hostname or "")
     except OSError as error:
         sock.close()
         why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error
-        raise Unavailable(
-            f"no encrypted connection to {text}: {why}",
-            "for a certificate of your own CA, name that in the environment as SSL_CERT_FILE",
-        ) from error
+        hint = "for a certificate of your own CA, name that in the environment as SSL_CERT_FILE"
+        if why in _NO_TLS:
+            why, hint = "its port does not speak TLS", _without_tls(url)
+        raise Unavailable(f"no encrypted connection to {text}: {why}", hint) from error
+
+
+def _without_tls(url: SplitResult) -> str:
+    """What to do where `https://` was given and the port does not speak it."""
+    if url.hostname in _LOCAL_HOSTS:
+        return f"write {url._replace(scheme='http').geturl()}"
+    return "set tls_cert_path and tls_key_path on the gateway's machine, or name a port that speaks TLS"
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    """Whether a port does; who answers there does not matter, and is sent nothing."""
+    import ssl  # noqa: PLC0415 - only where something has gone wrong, and it takes its time
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_PROBE_SECONDS) as sock,
+            context.wrap_socket(sock),
+        ):
+            return True
+    except OSError:
+        return False

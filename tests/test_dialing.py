@@ -188,6 +188,6 @@ def test_where_nothing_answers_the_address_is_named(url: str) -> None:
 def test_tls_to_what_speaks_none_is_a_sentence() -> None:
     with (
         server(b"HTTP/1.1 400 Bad Request\r\n\r\n", close=True) as url,
-        pytest.raises(Unavailable, match="no encrypted connection"),
+        pytest.raises(Unavailable, match=r"no encrypted connection to .*: its port does not speak TLS"),
     ):
         Client(url.replace("http:", "https:"), token=TOKEN).nodes()

@@ -184,6 +184,34 @@ def test_what_speaks_another_protocol_is_no_gateway(
     assert told[scheme] in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("list",), ("exec", "laptop", "true"), ("exec", "-i", "laptop", "cat"), ("audit", "tail", "-f")],
+    ids=" ".join,
+)
+def test_http_to_a_port_that_speaks_tls_is_told_so(
+    remote: Remote, tls_home: Home, tls_gateway: GatewayProcess, command: tuple[str, ...]
+) -> None:
+    url = tls_gateway.control_url
+    plain = url.replace("https:", "http:")
+    done = remote.run("--gateway", plain, *command, stdin=bytes(1_000_000))
+    assert (done.returncode, done.stdout) == (69, b"")
+    assert f"error: the port of {plain} speaks TLS\n" in done.stderr.decode()
+    assert f"hint: write {url}\n" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("command", [("list",), ("exec", "laptop", "true")], ids=" ".join)
+def test_https_to_a_port_that_speaks_none_is_told_so(
+    remote: Remote, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    with Home(tmp_path).gateway(**LOOPBACK) as gateway:
+        url = gateway.control_url.replace("http:", "https:")
+        done = remote.run("--gateway", url, *command)
+    assert (done.returncode, done.stdout) == (69, b"")
+    assert f"error: no encrypted connection to {url}: its port does not speak TLS\n" in done.stderr.decode()
+    assert f"hint: write {gateway.control_url}\n" in done.stderr.decode()
+
+
 @pytest.mark.parametrize("content", [None, "", "\n"])
 def test_a_token_file_without_a_token_is_a_mistake_of_usage(
     remote: Remote, tls_home: Home, tmp_path: Path, content: str | None
