@@ -63,7 +63,8 @@ def serve(
 
     async def serve_until_stopped() -> int:
         async with Gateway(settings, tell=say) as gateway:
-            say(f"listening on {gateway.url}, control socket {gateway.control_socket}")
+            operators = f", operators on {gateway.control_url}" if gateway.control_url else ""
+            say(f"listening on {gateway.url}, control socket {gateway.control_socket}{operators}")
             _tell_ready(gateway.ready(), ready_file, ready_fd)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, gateway, flags)
             await stop_signal()
