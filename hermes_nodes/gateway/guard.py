@@ -124,6 +124,12 @@ class Doorkeeper:
         return ip.is_loopback or any(ip in network for network in self._trusted)
 
 
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The peer's address; empty where it is gone already."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
+
+
 class _HttpProtocol(Protocol):
     """The part of aiohttp's protocol that a transport calls."""
 
@@ -145,8 +151,13 @@ class Guard(asyncio.Protocol):
         *,
         seconds: float,
         websocket: bool = True,
+        admitted: str | None = None,
     ) -> None:
-        """``websocket`` says what follows the head of a request: frames, or what HTTP has."""
+        """``websocket`` says what follows the head of a request: frames, or what HTTP has.
+
+        ``admitted`` is the address for which the door has let the connection in, if it has already.
+        """
+        self._admitted = admitted
         self._websocket = websocket
         self._in_head = True
         self._make_inner = make_inner
@@ -182,9 +193,8 @@ class Guard(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
-        if not self._door.admit(self._address):
+        self._address = address_of(transport) if self._admitted is None else self._admitted
+        if self._admitted is None and not self._door.admit(self._address):
             self._transport.abort()
             return
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ from hermes_nodes.config import Settings
 from hermes_nodes.disk import make_directory
 from hermes_nodes.errors import ListenFailed, SettingsError
 from hermes_nodes.gateway.callers import is_loopback
+from hermes_nodes.gateway.entrance import Entrance, Handshakes
 from hermes_nodes.gateway.guard import Doorkeeper, Guard
 from hermes_nodes.protocol.messages import NODES_PATH
 
@@ -81,15 +83,20 @@ class Listeners:
             trusted=self._settings.trusted_proxies,
         )
         seconds = self._settings.handshake_timeout_seconds
+        guard = partial(
+            Guard,
+            runner.server,  # type: ignore[arg-type]
+            door,
+            seconds=seconds,
+            websocket=websocket,
+        )
+        protocol: Callable[[], asyncio.Protocol] = guard
+        if self._tls is not None:
+            handshakes = Handshakes(guard, door, self._tls, seconds=seconds)
+            self._stack.push_async_callback(handshakes.end)
+            protocol = partial(Entrance, handshakes)
         try:
-            server = await asyncio.get_running_loop().create_server(
-                lambda: Guard(runner.server, door, seconds=seconds, websocket=websocket),  # type: ignore[arg-type]
-                host,
-                port,
-                ssl=self._tls,
-                ssl_handshake_timeout=seconds if self._tls else None,
-                backlog=1024,
-            )
+            server = await asyncio.get_running_loop().create_server(protocol, host, port, backlog=1024)
         except (OSError, UnicodeError) as error:
             raise _listen_failed(
                 host, port, error, "--host and --port" if websocket else "control_listen"
