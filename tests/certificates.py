@@ -10,6 +10,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Authority:
     """A CA in a folder: `ca.pem` there is what whoever trusts it needs."""
@@ -53,7 +65,10 @@ class Authority:
         builder = builder.serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
         builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        # Python 3.13 and later demand what RFC 5280 does: each says whose key it is of.
+        # Python 3.13 and later demand what RFC 5280 does: each says whose key it is of, and an authority's
+        # what that is for.
+        if isinstance(extension, x509.BasicConstraints):
+            builder = builder.add_extension(_SIGNS, critical=True)
         ours = self._key.public_key()
         for key_id in (
             x509.SubjectKeyIdentifier.from_public_key(public),
