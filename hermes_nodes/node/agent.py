@@ -124,6 +124,7 @@ class NodeAgent:
             await asyncio.gather(work, stopping, tidying, return_exceptions=True)
             await asyncio.gather(*self._ending, return_exceptions=True)
             await self._lasting.jobs.close()
+            self._lasting.spawner.close()
             self._on_state("stopped", "")
         if not self._stopping.is_set():
             work.result()
