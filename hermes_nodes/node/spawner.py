@@ -14,7 +14,6 @@ either means that the node is gone: then the keeper ends everything as well, but
 Standard library only, as it is started without site-packages.
 """
 
-import ctypes
 import errno
 import fcntl
 import gc
@@ -24,6 +23,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TypedDict
 
@@ -35,7 +35,15 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TERM_SECONDS, _KILL_SECONDS = 2.0, 5.0
 _LOOK_EVERY = 0.02
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl: Callable[..., int]
+try:
+    from ctypes import CDLL
+
+    _prctl = CDLL(None).prctl
+except (ImportError, AttributeError):  # a Python built without it: orphans are found by their mark alone
+
+    def _prctl(*_: int) -> int:
+        return -1
 
 
 class Order(TypedDict):

@@ -60,12 +60,17 @@ class Process:
 class Spawner:
     """Starts processes for a node: on Linux by a process of its own, elsewhere directly.
 
-    That process is started when it is first needed, and again if somebody has killed it.
+    That process is started by ``open``, when it is first needed, and again if somebody has killed it.
     """
 
     def __init__(self) -> None:
         self._orders: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+
+    def open(self) -> None:
+        """Save the first command the wait; raises OSError."""
+        if sys.platform == "linux" and self._orders is None:
+            self._opened()
 
     async def start(self, what: Start) -> Process:
         """Raises OSError if it can't be run, ValueError if it holds NUL bytes."""
@@ -115,9 +120,9 @@ class Spawner:
                 socket.send_fds(self._orders, [b"!"], fds)
                 return
             self.close()
-        socket.send_fds(self._open(), [b"!"], fds)
+        socket.send_fds(self._opened(), [b"!"], fds)
 
-    def _open(self) -> socket.socket:
+    def _opened(self) -> socket.socket:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
