@@ -151,7 +151,7 @@ def _execute(order: Order) -> NoReturn:
     if b"/" in order["program"]:
         os.execve(order["program"], argv, environment)  # noqa: S606 - it is what was asked for
     found: OSError = FileNotFoundError(errno.ENOENT, "not found")
-    for folder in order["path"] if order["program"] else ():
+    for folder in order["path"]:
         try:
             os.execve(os.path.join(folder, order["program"]), argv, environment)  # noqa: S606
         except (FileNotFoundError, NotADirectoryError):

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SPAWNER = str(Path(__file__).with_name("spawner.py"))
+#: Whether there are subreapers, and whatever else keepers are made of.
+_KEEPS = sys.platform == "linux"
 #: Bytes of a message from a keeper, which is a word and two numbers.
 _MESSAGE_BYTES = 64
 #: Seconds for a keeper to kill what is left: more are for what can't be killed.
@@ -69,13 +71,13 @@ class Spawner:
 
     def open(self) -> None:
         """Save the first command the wait; raises OSError."""
-        if sys.platform == "linux" and self._orders is None:
+        if _KEEPS and self._orders is None:
             self._opened()
 
     async def start(self, what: Start) -> Process:
         """Raises OSError if it can't be run, ValueError if it holds NUL bytes."""
         _check(what)
-        if sys.platform != "linux":
+        if not _KEEPS:
             return _Child(what)
         line = self._order(what)
         try:
@@ -218,6 +220,8 @@ async def _said(line: socket.socket) -> list[str]:
 
 def _check(what: Start) -> None:
     """What the kernel could not be told."""
+    if not what.program:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     texts = (what.program, what.cwd, *what.argv, *what.environment, *what.environment.values())
     if any("\0" in text for text in texts):
         raise ValueError("embedded null byte")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes_nodes.node import spawning
 from hermes_nodes.node.spawning import Process, Spawner, Start
 from tests.harness import until
 from tests.node.test_tree import lives
@@ -75,6 +76,14 @@ async def running(spawner: Spawner, script: str) -> AsyncIterator[Shell]:
         os.close(reading)
 
 
+@pytest.fixture(params=["by a helper", "directly"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, spawner: Spawner) -> Spawner:
+    """A spawner as on Linux, and as where there are no keepers."""
+    if request.param == "directly":
+        monkeypatch.setattr(spawning, "_KEEPS", False)
+    return spawner
+
+
 def children_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
@@ -96,34 +105,43 @@ def children_of(pid: int) -> list[str]:
     ids=lambda value: repr(value)[:40],
 )
 async def test_what_can_not_be_started_says_why_and_leaves_nothing_open(
-    spawner: Spawner, start: Start, error: type[Exception]
+    either: Spawner, start: Start, error: type[Exception]
 ) -> None:
-    async with running(spawner, "true") as shell:
+    async with running(either, "true") as shell:
         await shell.code()
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(error):
-        await spawner.start(start)
+        await either.start(start)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-async def test_a_program_is_looked_for_where_its_own_environment_says(spawner: Spawner) -> None:
-    process = await spawner.start(Start("true", ["true"], "/", {"PATH": "/none:/bin:/usr/bin"}, (0, 1, 2)))
+async def test_a_program_is_looked_for_where_its_own_environment_says(either: Spawner) -> None:
+    process = await either.start(Start("true", ["true"], "/", {"PATH": "/none:/bin:/usr/bin"}, (0, 1, 2)))
     assert await Shell(process, 0).code() == 0
     process.leave()
 
 
-async def test_descriptors_to_keep_have_their_numbers_and_no_others_are_there(spawner: Spawner) -> None:
+async def test_descriptors_to_keep_have_their_numbers_and_no_others_are_there(either: Spawner) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading) as lines:
         script = f"exec ls /proc/self/fd >&{writing}"
         start = Start("bash", ["bash", "-c", script], "/", dict(os.environ), (0, 1, 2), (writing,))
-        process = await spawner.start(start)
+        process = await either.start(start)
         os.close(writing)
         assert await Shell(process, 0).code() == 0
         process.leave()
         numbers = {int(line) for line in lines}
     assert len(numbers) == 5  # the directory that `ls` reads as well
     assert {0, 1, 2, writing} < numbers
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 3", 3), ("kill -TERM $$", -signal.SIGTERM), ("kill -9 $$", -signal.SIGKILL)]
+)
+async def test_an_end_is_told_as_it_was(either: Spawner, script: str, code: int) -> None:
+    async with running(either, script) as shell:
+        assert await shell.code() == code
+        await shell.process.kill()
 
 
 async def test_what_is_left_goes_on_and_its_keeper_does_not(spawner: Spawner) -> None:
