@@ -151,7 +151,12 @@ class ExecCall:
             return
         stream, call, terminal = self._place.stream, self._call, self._terminal
         last_words = terminal.end_of_input if terminal is not None else None
-        stdin = Input(command.stdin, lambda size: stream.took(call.id, STDIN, size), last_words)
+        stdin = Input(
+            command.stdin,
+            lambda size: stream.took(call.id, STDIN, size),
+            command.end_input,
+            last_words,
+        )
         feeding = asyncio.create_task(stdin.feed_from(call))
         try:
             yield

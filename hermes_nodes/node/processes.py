@@ -147,7 +147,15 @@ class Command:
         wired = wired or wires.pipes()
         try:
             process = await spawner.start(
-                Start(program or argv[0], argv, cwd, environment, wired.theirs, keep_open)
+                Start(
+                    program or argv[0],
+                    argv,
+                    cwd,
+                    environment,
+                    wired.theirs,
+                    keep_open,
+                    hold=None if wired.terminal or wired.ours[0] == wires.NO_INPUT else wired.ours[0],
+                )
             )
         except BaseException:
             wires.close(wired.ours)
@@ -176,6 +184,10 @@ class Command:
     def _returncode(self) -> int:
         assert self.process.returncode is not None, "it has not ended"  # noqa: S101
         return self.process.returncode
+
+    def end_input(self) -> None:
+        """Its stdin is about to be closed, and that is meant."""
+        self.process.end_input()
 
     def leave(self) -> None:
         """Let what is left of the tree go on, as what a command leaves in the background does."""

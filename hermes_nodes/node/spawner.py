@@ -6,10 +6,14 @@ and told from what other calls have left. Both are forked from this process, bec
 no threads: in the node's own, nothing of Python may run between fork and exec.
 
 An order is one message with descriptors: the order itself (marshal in a memfd), the line to the node, the
-three streams, and what else the command is to inherit. The keeper says on its line `keeps PID KEEPER`,
-then `runs` or `failed ERRNO`, and then `ended STATUS` as `waitpid` has it. The node answers `leave`, and
-what is left goes on, or `kill`, and nothing is left when the keeper hangs up. A line that drops without
-either means that the node is gone: then the keeper ends everything as well, but gently at first.
+three streams, and what else the command is to inherit. With HOLD there is one more, the writing end of the
+command's stdin: the keeper holds it open as well until the node says `close`, so that the sudden death of a
+node is not taken for the end of the input.
+
+The keeper says on its line `keeps PID KEEPER`, then `runs` or `failed ERRNO`, and then `ended STATUS` as
+`waitpid` has it. The node answers `leave`, and what is left goes on, or `kill`, and nothing is left when
+the keeper hangs up. A line that drops without either means that the node is gone: then the keeper ends
+everything as well, but gently at first.
 
 Standard library only, as it is started without site-packages.
 """
@@ -29,6 +33,7 @@ from typing import NoReturn, TypedDict
 
 #: Descriptors of an order: more than it has today.
 MAX_FDS = 16
+ORDER, HOLD = b"order", b"hold"
 #: From Linux's prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: How the death of a node ends its commands: seconds of TERM, and of KILL for what can't be ended at all.
@@ -66,7 +71,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
     gc.freeze()  # a collection would write to pages that every keeper shares
     while True:
-        _, fds, _, _ = socket.recv_fds(orders, 1, MAX_FDS)
+        kind, fds, _, _ = socket.recv_fds(orders, 16, MAX_FDS)
         if not fds:
             return
         for fd in fds:
@@ -75,7 +80,7 @@ def main() -> None:
             if os.fork() == 0:
                 orders.close()
                 try:
-                    keep(*fds)
+                    keep(*fds, holds=kind == HOLD)
                 finally:  # never two that take orders
                     os._exit(1)
         except OSError as error:
@@ -84,8 +89,10 @@ def main() -> None:
             os.close(fd)
 
 
-def keep(order_fd: int, line: int, *fds: int) -> NoReturn:
+def keep(order_fd: int, line: int, *fds: int, holds: bool) -> NoReturn:
     """Be the keeper of one command."""
+    held = set(fds[len(fds) - holds :])
+    fds = fds[: len(fds) - holds]
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     keeper = os.getpid()
     try:
@@ -109,7 +116,7 @@ def keep(order_fd: int, line: int, *fds: int) -> NoReturn:
         _say(line, f"failed {int(failed)}")
         os._exit(0)
     _say(line, "runs")
-    if _attend(line, woken, leader) != b"kill":
+    if _attend(line, woken, leader, held) != b"kill":
         with suppress(OSError):
             os.killpg(leader, signal.SIGTERM)
         end_all(signal.SIGTERM, _TERM_SECONDS, told={leader})
@@ -165,7 +172,7 @@ def _moved(fd: int, above: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above)
 
 
-def _attend(line: int, woken: int, leader: int) -> bytes:
+def _attend(line: int, woken: int, leader: int, held: set[int]) -> bytes:
     """Tell the leader's end, and take whatever falls to us; gives what else is to be done than to leave."""
     while True:
         status = _reap().get(leader)
@@ -178,7 +185,10 @@ def _attend(line: int, woken: int, leader: int) -> bytes:
             heard = _heard(line)
             if heard == b"leave":
                 os._exit(0)
-            return heard
+            if heard != b"close":
+                return heard
+            while held:
+                os.close(held.pop())
 
 
 def end_all(sign: signal.Signals, seconds: float, *, told: set[int]) -> None:

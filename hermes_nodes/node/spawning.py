@@ -11,10 +11,12 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
-_SPAWNER = str(Path(__file__).with_name("spawner.py"))
+from hermes_nodes.node import spawner
+from hermes_nodes.node.spawner import HOLD, ORDER
+
+_SPAWNER = spawner.__file__
 #: Whether there are subreapers, and whatever else keepers are made of.
 _KEEPS = sys.platform == "linux"
 #: Bytes of a message from a keeper, which is a word and two numbers.
@@ -34,6 +36,8 @@ class Start(NamedTuple):
     streams: tuple[int, int, int]
     #: Descriptors that it inherits besides, under their own numbers.
     keep_open: tuple[int, ...] = ()
+    #: The writing end of its stdin, if that ends only once ``end_input`` was called.
+    hold: int | None = None
 
 
 class Process:
@@ -46,6 +50,9 @@ class Process:
         self.exited = asyncio.Event()
         #: The process below which all stay that this one has grown; None if there is none.
         self.keeper: int | None = None
+
+    def end_input(self) -> None:
+        """The end of its stdin is near: whoever has the writing end closes it now."""
 
     def leave(self) -> None:
         """Let what is left of it go on, and forget it."""
@@ -110,19 +117,21 @@ class Spawner:
         try:
             with theirs, open(os.memfd_create("order"), "w+b", buffering=0) as order:
                 order.write(_marshalled(what))
-                self._send([order.fileno(), theirs.fileno(), *what.streams, *what.keep_open])
+                held = () if what.hold is None else (what.hold,)
+                fds = [order.fileno(), theirs.fileno(), *what.streams, *what.keep_open, *held]
+                self._send(HOLD if held else ORDER, fds)
         except BaseException:
             ours.close()
             raise
         return ours
 
-    def _send(self, fds: list[int]) -> None:
+    def _send(self, kind: bytes, fds: list[int]) -> None:
         if self._orders is not None:
             with suppress(BrokenPipeError, ConnectionResetError):
-                socket.send_fds(self._orders, [b"!"], fds)
+                socket.send_fds(self._orders, [kind], fds)
                 return
             self.close()
-        socket.send_fds(self._opened(), [b"!"], fds)
+        socket.send_fds(self._opened(), [kind], fds)
 
     def _opened(self) -> socket.socket:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -151,16 +160,23 @@ class _Kept(Process):
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(line, self._hear)
 
+    def end_input(self) -> None:
+        self._say(b"close")
+
     def leave(self) -> None:
         if self.keeper is not None:
-            with suppress(OSError):
-                self._line.send(b"leave")
+            self._say(b"leave")
             self._hang_up()
+
+    def _say(self, word: bytes) -> None:
+        if self.keeper is not None:
+            with suppress(OSError):  # it was killed
+                self._line.send(word)
 
     async def kill(self) -> None:
         if self.keeper is not None:
-            with suppress(OSError, TimeoutError):
-                self._line.send(b"kill")
+            self._say(b"kill")
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_KILL_SECONDS):
                     await self._gone.wait()
 
