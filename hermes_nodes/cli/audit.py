@@ -205,7 +205,8 @@ def _print_report(report: Report) -> None:
     come_to = "are as they were written" if report.with_key else "fit together"
     print_data(f"{report.rows} rows in {report.files} files {come_to}")
     if report.before:
-        print_data(f"{report.before} lines from before the chain were not checked")
+        come_to = "are as they were when it began" if report.before_checked else "were not checked"
+        print_data(f"{report.before} lines from before the chain {come_to}")
 
 
 def _read(path: Path, match: Filter, count: int, *, follow: bool) -> Iterator[list[dict[str, object]]]:
