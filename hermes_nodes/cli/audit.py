@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,8 +104,9 @@ def export(
     else:
         settings = config.load()
         rows = _unless_refused(settings.audit_log_path, audit_export.rows_here(settings, match))
+    first = list(islice(rows, 1))  # asked for first: what is refused has printed no title
     write = audit_export.writer(form)
-    for row in rows:
+    for row in chain(first, rows):
         write(row)
 
 

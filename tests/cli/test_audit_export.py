@@ -95,8 +95,9 @@ def test_an_option_names_the_gateway_as_well(remote: tuple[Home, Remote]) -> Non
     assert there == home.ok("audit", "export")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_an_operator_who_may_not_read_the_trail_gets_none_of_it(
-    remote: tuple[Home, Remote], tmp_path: Path
+    remote: tuple[Home, Remote], tmp_path: Path, form: str
 ) -> None:
     home, one = remote
     gateway_url = one.environ["HERMES_NODES_GATEWAY"]
@@ -106,6 +107,8 @@ def test_an_operator_who_may_not_read_the_trail_gets_none_of_it(
         gateway_url,
         "audit",
         "export",
+        "--format",
+        form,
         HERMES_NODES_OPERATOR_TOKEN=token,
         HERMES_HOME=str(tmp_path),
     )

@@ -92,6 +92,21 @@ async def test_an_operator_that_is_removed_gets_no_more_of_it(
             await asyncio.to_thread(list, rows)
 
 
+def test_whoever_leaves_early_leaves_nothing_behind(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    path = home.settings.audit_log_path
+    path.parent.mkdir(parents=True)
+    path.write_text((json.dumps({"command": FILLER}) + "\n") * 20_000)
+    with home.gateway() as gateway:
+        for _ in range(3):
+            with closing(home.client.audit_export()) as rows:
+                next(rows)
+        assert sum(1 for _ in home.client.audit_export()) == 20_001
+        process = gateway.process
+    assert process.returncode == 0
+    assert "Traceback" not in gateway.log
+
+
 def test_no_more_than_a_piece_is_read_ahead(tmp_path: Path) -> None:
     path = tmp_path / "trail.log"
     path.write_text((json.dumps({"command": FILLER}) + "\n") * 5000)
