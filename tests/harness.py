@@ -341,6 +341,10 @@ def holds_connection(port: int, peer_port: int) -> bool:
     return False
 
 
+#: What a command can do to its node: between the two are its keeper, and the process that starts commands.
+KILL_THE_NODE = "kill -KILL $(ps -o ppid= $(ps -o ppid= $PPID))"
+
+
 async def until(condition: Callable[[], bool], within: float = PATIENCE) -> None:
     """Wait for what tells nobody when it comes."""
     async with asyncio.timeout(within):

@@ -15,7 +15,7 @@ import pytest
 from hermes_nodes import Client, __version__, errors
 from hermes_nodes.client import KEEP_BYTES
 from hermes_nodes.protocol import control
-from tests.harness import GatewayProcess, Home, NodeProcess
+from tests.harness import KILL_THE_NODE, GatewayProcess, Home, NodeProcess
 from tests.support import PATIENCE
 
 
@@ -278,7 +278,7 @@ def test_a_node_that_dies_during_a_call_is_node_disconnected(
     client: Client, home: Home, gateway: GatewayProcess
 ) -> None:
     with home.node(gateway, "fragile"), pytest.raises(errors.NodeDisconnected) as failure:
-        client.exec("fragile", "kill -KILL $PPID; sleep 60")
+        client.exec("fragile", f"{KILL_THE_NODE}; sleep 60")
     assert failure.value.request_id is not None
 
 

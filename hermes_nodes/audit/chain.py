@@ -53,6 +53,8 @@ class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):
     first_seq: int = 1
     first_prev: str = NOTHING
     ended_at: str | None = None
+    #: What there was before its first row, as `before` has it; None where that is not known.
+    before: list[str] | None = None
 
     @property
     def head(self) -> Head:

@@ -6,9 +6,31 @@ secret should stay readable, so a name that says file, path or id is left alone.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Callable
+
+from hermes_nodes.audit.credentials import (
+    BEARER,
+    CONTAINERS,
+    LOGINS,
+    PAIRS,
+    PEM,
+    PRINTERS,
+    READERS,
+    SETTERS,
+    SHAPES,
+    SQL_PASSWORD,
+    SQL_STATEMENT,
+    TOOLS,
+    URL_PASSWORD,
+    URL_SIGNATURE,
+    WORD_OPTIONS,
+    WRAPPERS,
+    Kind,
+    Options,
+    is_from_stdin,
+    is_secret,
+    may_hold_one,
+)
 
 #: What stands in the place of a secret.
 MASK = "***"
@@ -22,125 +44,48 @@ _TOKEN = re.compile(
     r"(?P<word>(?:'[^']*+'|\"(?:[^\"\\]|\\.)*+\"|\\.|[^\s'\"\\;|&<>()]|['\"\\])++)|(?P<end>[;|&\n()<>]++)|\s",
     re.DOTALL,
 )
-_NAME_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_ASSIGNMENT = re.compile(r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]*+)(?P<sign>=)")
+_REDIRECTION = re.compile(r"&?[<>]{1,3}[&|]?")
+_PIPE = re.compile(r"(?<!\|)\|&?\Z")
+_ASSIGNMENT = re.compile(r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]*+)(?P<sign>\+?=)")
 _HEADER = re.compile(
     r"(?P<name>[A-Za-z][\w-]*+)(?P<sign>:\s*(?:(?:Bearer|Basic|Digest|Token)\s+)?)", re.IGNORECASE
 )
+_GLUED_HEADER = re.compile(r"(?P<flags>-[A-Za-z]{0,4}?H)(?P<header>.*)", re.DOTALL)
+_QUOTED_OPTION = re.compile(r"-[\w-]+(?:=|\Z)|-[A-Za-z]{0,4}H[A-Za-z-]+:")
+_YAML_KEY = re.compile(r"(?<![\w.-])(?P<name>[\w.-]++):\Z")
 _JSON = re.compile(
     r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]*+)(?P<sign>\\?[\"']\s*+:\s*+)"
-    r"(?P<value>\\?\"[^\"\\]*+\\?\"?|'[^']*+'?)"
+    r"(?P<value>\\?\"[^\"\\]*+\\?\"?|'[^']*+'?|\[[^\]]*+\]?|(?!true\b|false\b|null\b)[^\s,'\"\\\[\]{}]++)"
 )
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: A word of a name that says secret; the first row also at the end of one, as in PGPASSWORD.
-_ENDINGS = ("password", "passwd", "passphrase", "passcode", "passwort", "secret", "token")
-_SECRET_WORDS = _words(
-    "pass pw pwd apikey credential credentials creds bearer authorization cookie secretkey accesskey "
-    "privatekey"
-)
-_KEY_BEFORE = _words("api access secret private signing encryption master account storage shared")
-#: A name that ends so is about a secret, and its value is none.
-_NO_VALUE = _words(
-    "file path name id ids url uri dir env ttl type expiry expires age length len policy count timeout min "
-    "max stdin prompt hash method sock socket store helper provider version mode only"
-)
-_WORKING_DIRECTORIES = {"PWD", "OLDPWD"}
-
-#: What an option's value is: all of it a secret; only where it is attached; the part behind a sign.
-_Kind = Literal["value", "attached", ":", "%", ","]
-_Options = Mapping[str, _Kind]
-
-
-def _tools() -> dict[str, _Options]:
-    table: list[tuple[str, _Options]] = [
-        ("mysql mysqldump mysqladmin mysqlimport mariadb mariadb-dump 7z 7za 7zz", {"-p": "attached"}),
-        ("sshpass mongo mongosh mongodump mongorestore cqlsh useradd usermod twine", {"-p": "value"}),
-        ("zip unzip sqlcmd bcp ipmitool mosquitto_pub mosquitto_sub", {"-P": "value"}),
-        ("ldapsearch ldapadd ldapmodify ldapdelete ldapwhoami ldappasswd", {"-w": "value"}),
-        ("snmpget snmpset snmpwalk snmpbulkwalk", {"-c": "value", "-A": "value", "-X": "value"}),
-        ("curl", {"-u": ":", "-U": ":", "--user": ":", "--proxy-user": ":", "-b": "value"}),
-        ("http https", {"-a": ":", "--auth": ":"}),
-        ("redis-cli", {"-a": "value"}),
-        ("openssl", {"-k": "value", "-K": "value"}),
-        ("smbclient rpcclient", {"-U": "%", "--user": "%"}),
-        ("lftp", {"-u": ","}),
-    ]
-    return {name: options for names, options in table for name in names.split()}
-
-
-_TOOLS = _tools()
-#: `-p` is a port to these, unless they log in.
-_LOGINS = _words("docker podman nerdctl helm az oc oras crane skopeo buildah")
-#: These read a password that is piped to them.
-_READERS = {"chpasswd": "", "sudo": "-S", "docker": "--password-stdin", "passwd": "--stdin"}
-
-_LONG = r"[A-Za-z0-9_-]"
-_SHAPES = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:"
-    r"(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{16,}+|github_pat_\w{20,}+"
-    rf"|gl(?:pat|dt|rt|ptt|cbt)-{_LONG}{{16,}}+|xox[abeoprs]-{_LONG}{{10,}}+|xapp-{_LONG}{{10,}}+"
-    rf"|sk-(?={_LONG}*+(?<=[0-9]|[A-Z])|{_LONG}*?[0-9]){_LONG}{{16,}}+|[sr]k_(?:live|test)_[A-Za-z0-9]{{10,}}+"
-    rf"|eyJ{_LONG}{{8,}}+\.{_LONG}++(?:\.{_LONG}*+)?|hn[to]_{_LONG}{{16,}}+|AIza{_LONG}{{30,}}+"
-    rf"|ya29\.{_LONG}{{16,}}+|npm_[A-Za-z0-9]{{30,}}+|pypi-Ag{_LONG}{{16,}}+|hf_[A-Za-z0-9]{{30,}}+"
-    rf"|hv[sb]\.{_LONG}{{20,}}+|dop_v1_[a-f0-9]{{32,}}+|dckr_pat_{_LONG}{{16,}}+|shp(?:at|ss)_[a-fA-F0-9]{{16,}}+"
-    rf"|SG\.{_LONG}{{16,}}+\.{_LONG}++|gAAAAA{_LONG}{{60,}}+=*|AGE-SECRET-KEY-1[A-Z0-9]++)"
-)
-_PEM = re.compile(
-    r"(-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----).*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.DOTALL
-)
-_URL_PASSWORD = re.compile(r"(://[^\s/:@'\"]*+:)[^\s/@'\"]++(?=@)|(://)[^\s/:@'\"]{20,}+(?=@)")
-_BEARER = re.compile(r"\b(Bearer\s+)(?=[A-Za-z._~+/=-]*+[0-9])[A-Za-z0-9._~+/=-]{8,}+", re.IGNORECASE)
-_OPENSSL_PASS = re.compile(r"(?<![\w-])(pass:)[^\s'\"]++")
-
-
-_SHAPE_HINTS = _words(
-    "akia asia ghp_ gho_ ghu_ ghs_ ghr_ github_pat glpat- gldt- glrt- glptt- glcbt- xox xapp- sk- sk_ rk_ "
-    "eyj hnt_ hno_ aiza ya29. npm_ pypi- hf_ hvs. hvb. dop_v1 dckr_ shpat_ shpss_ sg. gaaaaa age-secret"
-)
-
-
-def _hints() -> tuple[str, ...]:
-    """One of these is in every line that has something to mask; most lines have none, and are done with."""
-    others = {"key", "auth", "login", "sudo", "://", "-----begin"}
-    found = {*_ENDINGS, *_SECRET_WORDS, *_TOOLS, *_SHAPE_HINTS, *others}
-    return tuple(one for one in found if not any(other in one for other in found - {one}))
-
-
-_HINTS = _hints()
 
 
 def mask(text: str) -> str:
     """The command line with its credentials masked, cut somewhere behind a summary's end."""
     text = text[:_LOOKED_AT]
-    if not _may_hold_secrets(text.lower()):
+    if not may_hold_one(text):
         return text
-    text = _PEM.sub(rf"\1{MASK}", text)
+    text = PEM.sub(rf"\1{MASK}", text)
+    if SQL_STATEMENT.search(text):
+        text = SQL_PASSWORD.sub(_masked_in_sql, text)
     text = _Line(text, _DEPTH).masked()
-    text = _SHAPES.sub(MASK, text)
-    text = _URL_PASSWORD.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
-    return _BEARER.sub(rf"\1{MASK}", text)
+    text = SHAPES.sub(MASK, text)
+    text = URL_PASSWORD.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
+    text = URL_SIGNATURE.sub(rf"\1{MASK}", text)
+    return BEARER.sub(rf"\1{MASK}", text)
 
 
-def _may_hold_secrets(lowered: str) -> bool:
-    for hint in _HINTS:  # noqa: SIM110 - `any` takes three times as long, for every call
-        if hint in lowered:
-            return True
-    return False
+class _Command:
+    """What the words of one command have told so far."""
 
-
-def is_secret(name: str) -> bool:
-    """Whether a variable, an option or a key of that name holds a secret."""
-    words = [word.lower() for word in _NAME_WORDS.findall(name)]
-    if not words or words[-1] in _NO_VALUE or name in _WORKING_DIRECTORIES:
-        return False
-    if words[-1] == "auth" or any(word in _SECRET_WORDS or word.endswith(_ENDINGS) for word in words):
-        return True
-    return any(two == "key" and one in _KEY_BEFORE for one, two in pairwise(words))
+    def __init__(self, inputs: list[int], printed: list[int]) -> None:
+        self.tool = ""
+        self.is_first = True  # there was no word yet but variables
+        self.runs_another = False
+        self.logs_in = False
+        self.sets = False
+        self.reads = False  # a password, from what stands at `inputs`
+        self.inputs = inputs  # what its standard input gets, by places in the output
+        self.printed = printed  # what it and those of its group print, in the same way
 
 
 class _Line:
@@ -151,95 +96,183 @@ class _Line:
         self._depth = depth
         self._out: list[str] = []
         self._next: Callable[[str], str] | None = None  # what is to be done with the next word
-        self._tool = ""
-        self._logs_in = False
-        self._sets = False
-        self._printed: list[int] = []  # what an `echo` prints, by its places in the output
-        self._piped: list[int] = []
+        self._command = _Command([], [])
+        self._groups = 0
+        self._ending = ""  # of a here-document that begins with the next line
+        self._until = ""  # of one that is a password
 
     def masked(self) -> str:
         for token in _TOKEN.finditer(self._text):
-            if token["word"] is not None:
-                self._out.append(self._word(token[0]))
-                continue
-            self._out.append(token[0])
-            if token["end"]:
-                self._end_command(token[0])
+            text, kind = token[0], token.lastgroup
+            self._out.append(self._word(text) if kind == "word" else text)
+            if kind == "end":
+                self._sign(text)
         return "".join(self._out)
 
+    # -- between words --
+
+    def _sign(self, sign: str) -> None:
+        if not _REDIRECTION.fullmatch(sign):
+            self._end_command(sign)
+        elif sign == "<<<":
+            self._next = self._here_string
+        else:
+            self._next = self._here_document if sign == "<<" else self._plain
+
     def _end_command(self, sign: str) -> None:
-        self._piped = self._printed if sign == "|" else []
-        self._printed, self._tool, self._logs_in, self._next = [], "", False, None
+        ended, self._next = self._command, None
+        if "\n" in sign and self._ending:
+            self._until, self._ending = self._ending if ended.reads else "", ""
+        self._groups = max(0, self._groups + sign.count("(") - sign.count(")"))
+        if _PIPE.search(sign):
+            self._command = _Command(ended.printed, [])
+            return
+        inputs = ended.inputs if sign == "(" and ended.is_first else []
+        self._command = _Command(inputs, ended.printed if self._groups or ")" in sign else [])
+
+    def _here_string(self, word: str) -> str:
+        self._command.inputs.append(len(self._out))
+        return MASK if self._command.reads else self._plain(word)
+
+    def _here_document(self, word: str) -> str:
+        self._ending = _unquoted(word.removeprefix("-") or "-")[1]
+        return word
+
+    def _read_password(self) -> None:
+        """Its standard input is one: what was printed into it, or stands behind `<<<`."""
+        self._command.reads = True
+        for place in self._command.inputs:
+            self._out[place] = MASK
+
+    # -- words --
 
     def _word(self, word: str) -> str:
+        if self._until:
+            self._until = "" if word == self._until else self._until
+            return MASK if self._until else word
         if self._next is not None:
             change, self._next = self._next, None
             return change(word)
-        bare = word.rpartition("/")[2]
-        self._read_from_pipe(bare)
-        if self._tool in ("echo", "printf"):
-            self._printed.append(len(self._out))
-        if bare in _TOOLS or bare in _LOGINS or bare in ("echo", "printf") or bare in _READERS:
-            self._tool = bare
-        self._logs_in = self._logs_in or word == "login"
-        sets, self._sets = self._sets, word == "set"
-        if sets and is_secret(word):  # `npm config set NAME VALUE`
-            self._next = lambda _: MASK
-        return self._option(word) if word.startswith("-") else self._plain(word)
+        self._learn(word)
+        if word[0] == "-" or word in TOOLS.get(self._command.tool, ()):
+            return self._option(word)
+        if word[1:2] == "-" and word[0] in "'\"":
+            quote, inner = _unquoted(word)
+            if quote and _QUOTED_OPTION.match(inner):
+                return f"{quote}{self._option(inner)}{quote}"
+        return self._plain(word)
 
-    def _read_from_pipe(self, word: str) -> None:
-        """Who reads a password from the pipe gets what was printed before it."""
-        sign = _READERS.get(self._tool)
-        if word == "chpasswd" or (sign and word == sign):
-            for place in self._piped:
-                self._out[place] = MASK
+    def _learn(self, word: str) -> None:
+        """What the word says about its command."""
+        command, bare = self._command, word.rpartition("/")[2]
+        if command.tool in PRINTERS and word not in ("-n", "-e", "-ne", "-en"):
+            command.printed.append(len(self._out))
+        if bare in _KNOWN:
+            self._learn_tool(word, bare)
+        elif command.tool == "read" and is_secret(word):
+            self._read_password()
+        if command.is_first:
+            self._groups += word == "{"
+            command.is_first = word == "{" or "=" in word
+        if word == "}":
+            self._groups = max(0, self._groups - 1)
+        command.logs_in = command.logs_in or word == "login"
+        is_option = word[0] == "-"
+        if command.sets and not is_option and "=" not in word and is_secret(word):
+            self._next = _whole  # fish's `set -x NAME VALUE`, `npm config set NAME VALUE`
+        command.sets = word in SETTERS or (command.sets and is_option)
+
+    def _learn_tool(self, word: str, bare: str) -> None:
+        command = self._command
+        # A file that is called so is none: /etc/passwd.
+        is_program = word == bare or "bin/" in word
+        if bare in READERS and is_program and (command.is_first or command.runs_another):
+            self._read_password()
+        command.runs_another = command.runs_another or bare in WRAPPERS
+        if bare in _TOLD_BY:
+            command.tool = bare
 
     def _option(self, word: str) -> str:
         name, equals, value = word.partition("=")
         changed = self._tools_option(name, equals, value)
+        if changed is None and ("H" in word or "header" in word):
+            changed = self._header_option(word, name, equals, value)
         if changed is not None:
             return changed
-        if not is_secret(name):
+        if is_from_stdin(word, self._command.tool):
+            self._read_password()
+        if len(name) < len("-pw") or not is_secret(name):
             return self._plain(word)
         if equals:
             return f"{name}={MASK}"
-        self._next = lambda _: MASK
+        self._next = _whole
         return word
 
     def _tools_option(self, name: str, equals: str, value: str) -> str | None:
         """An option that is a secret to the tool it is given to."""
-        options = _TOOLS.get(self._tool, {})
-        if self._tool in _LOGINS and self._logs_in:
+        tool = self._command.tool
+        options: Options = TOOLS.get(tool, {})
+        if self._command.logs_in and tool in LOGINS:
             options = {"-p": "value"}
         for option, kind in options.items():
             change = _CHANGES[kind]
             if name == option and equals:
                 return f"{name}={change(value)}"
-            is_short = not option.startswith("--")
+            is_short = option[1:2] != "-" and option[0] == "-" and tool not in WORD_OPTIONS
             if name == option or (is_short and _is_cluster(name) and name.endswith(option[1:])):
                 self._next = change if kind != "attached" else None
                 return name
             if is_short and name.startswith(option):
                 return option + change(name.removeprefix(option) + equals + value)
+        if name == "--user" and equals and tool not in CONTAINERS:
+            return f"{name}={_CHANGES[':'](value)}"
         return None
 
+    def _header_option(self, word: str, name: str, equals: str, value: str) -> str | None:
+        if name in ("--header", "--proxy-header"):
+            if equals:
+                header = _masked_header(*_unquoted(value)) if value else None
+                return None if header is None else f"{name}={header}"
+            self._next = self._header
+            return word
+        glued = _GLUED_HEADER.match(word)
+        if glued is None:
+            return None
+        if glued["header"]:
+            header = _masked_header(*_unquoted(glued["header"]))
+            return None if header is None else glued["flags"] + header
+        self._next = self._header
+        return word
+
+    def _header(self, word: str) -> str:
+        """A header, if it is one: `-H` is something else to `sudo`."""
+        return (_masked_header(*_unquoted(word)) if word else word) or self._word(word)
+
     def _plain(self, word: str) -> str:
+        if "=" not in word and ":" not in word and word[0] not in "'\"":
+            return word  # most are
         quote, inner = _unquoted(word)
-        header = _HEADER.match(inner) if quote else None
-        if header and is_secret(header["name"]) and header.end() < len(inner):
-            return f"{quote}{header[0]}{MASK}{quote}"
-        if re.fullmatch(r"[\w.-]+:", word) and is_secret(word[:-1]):
-            self._next = lambda _: MASK
+        header = _masked_header(quote, inner) if quote or self._command.tool in PAIRS else None
+        if header is not None:
+            return header
+        if word[-1] == ":" and (key := _YAML_KEY.search(word)) and is_secret(key["name"]):
+            self._next = _whole
             return word
         for found in _ASSIGNMENT.finditer(inner):
             if is_secret(found["name"]) and found.end() < len(inner) and _is_free(inner, found, quote):
                 return f"{quote}{inner[: found.end()]}{MASK}{quote}"
+        name, equals, value = inner.partition("=")
+        if not quote and equals and value and _unquoted(value)[0]:
+            return f"{name}={self._plain(value)}"
         inner = _JSON.sub(_masked_pair, inner)
         if quote and self._depth and any(sign in inner for sign in " \t\n"):
             inner = _Line(inner, self._depth - 1).masked()
-        if self._tool == "openssl":
-            inner = _OPENSSL_PASS.sub(rf"\1{MASK}", inner)
         return f"{quote}{inner}{quote}"
+
+
+#: Words that say something about their command.
+_TOLD_BY = {*TOOLS, *LOGINS, *CONTAINERS, *PRINTERS, *PAIRS, "sudo", "read"}
+_KNOWN = {*_TOLD_BY, *READERS, *WRAPPERS}
 
 
 def _is_free(inner: str, found: re.Match[str], quote: str) -> bool:
@@ -265,8 +298,24 @@ def _unquoted(word: str) -> tuple[str, str]:
     return "", word
 
 
+def _masked_header(quote: str, inner: str) -> str | None:
+    """None if it is no header, or one that holds no secret."""
+    header = _HEADER.match(inner)
+    if header is None or header.end() == len(inner) or not is_secret(header["name"]):
+        return None
+    return f"{quote}{header[0]}{MASK}{quote}"
+
+
 def _masked_pair(found: re.Match[str]) -> str:
     return f"{found['name']}{found['sign']}{MASK}" if is_secret(found["name"]) else found[0]
+
+
+def _masked_in_sql(found: re.Match[str]) -> str:
+    return f"{found['before']}{found['single'] or found['double'] or ''}{MASK}"
+
+
+def _whole(_: str) -> str:
+    return MASK
 
 
 def _behind(sign: str) -> Callable[[str], str]:
@@ -280,10 +329,12 @@ def _behind(sign: str) -> Callable[[str], str]:
     return change
 
 
-_CHANGES: dict[_Kind, Callable[[str], str]] = {
-    "value": lambda _: MASK,
-    "attached": lambda _: MASK,
+_CHANGES: dict[Kind, Callable[[str], str]] = {
+    "value": _whole,
+    "attached": _whole,
     ":": _behind(":"),
     "%": _behind("%"),
     ",": _behind(","),
+    "=": _behind("="),
+    "pass:": _behind("pass:"),
 }

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from hermes_nodes.audit.before import lines_before
 from hermes_nodes.audit.chain import Chain, follows, is_signed, place_of
 from hermes_nodes.audit.files import files_of, lines_backwards, open_if_there, rows_backwards, size_of
 
@@ -11,6 +12,17 @@ _LOOK_BEYOND = 10_000
 
 
 def resume(path: Path, chain: Chain) -> None:
+    """Go on with the chain at this path; what is there from before its first row is remembered."""
+    _find_head(path, chain)
+    current = chain.chains.current
+    is_first_here = chain.chains.at(str(path)) == [current]
+    # Until there is a row, also what was left of one that was never whole is from before it.
+    is_due = not chain.head.seq or current.before is None
+    if is_first_here and is_due and (path.is_file() or not path.exists()):
+        chain.chains = chain.with_current(before=lines_before(path, chain.key, current.start))
+
+
+def _find_head(path: Path, chain: Chain) -> None:
     """Put the chain's head behind the last row that follows from it, and cut off half a row behind that.
 
     Where the head is not found the rows stay as they are, and `verify` shows what is wrong with them;

@@ -134,9 +134,12 @@ class Trail:
                 with file:
                     yield from lines_backwards(file, size_of(file))
 
+    def _decoded(self, line: bytes) -> dict[str, object] | None:
+        return decode(line)
+
     def _rows(self, lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
         for line in filter(bytes.strip, lines):
-            row = decode(line)
+            row = self._decoded(line)
             if row is None:
                 self.unreadable += 1
             elif self.match.matches(row):

@@ -12,9 +12,11 @@ from typing import Literal
 
 import msgspec
 
+from hermes_nodes.audit.before import Before
 from hermes_nodes.audit.chain import SEAL_BYTES, ChainRecord, Chains, Head, Place, is_signed, place_of, seal
 from hermes_nodes.audit.lines import Lines, Spot
 
+_NOT_AS_BEFORE = "up to here this file is from before the chain, and not what it was when that began"
 Kind = Literal["edited", "removed", "moved", "added", "tail cut", "older copy"]
 
 
@@ -29,11 +31,13 @@ class Damage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. ``before`` counts lines from before the chain, of which nothing is known."""
+    """What came of it. ``before`` counts lines from before the chain."""
 
     ok: bool
     rows: int
     before: int
+    #: Whether the store knew which lines were there when the chain began; if not, any may have been added.
+    before_checked: bool
     files: int
     last_seq: int
     #: The last row ends within its line: it is being written, or the next start cuts it off.
@@ -87,6 +91,7 @@ class _Walk(ABC):
             ok=self.damage is None,
             rows=self.rows,
             before=self.before,
+            before_checked=False,
             files=self._lines.files,
             last_seq=self.head.seq if self.started else 0,
             has_half_row=self._lines.has_half,
@@ -161,8 +166,19 @@ class _Keyed(_Walk):
         self._key = key
         self._chains = list(chains)
         self._suspect: Spot | None = None
+        self._lines_before = Before()
+        self._remembered = chains[0].before if chains else None
         if chains:
             self.head = chains[0].start
+
+    def report(self) -> Report:
+        report = super().report()
+        # Where no row was found, lines may be rows of the chain whose first one is missing.
+        if self._remembered is None or not self.started:
+            return report
+        changed = self._lines_before.changed(self._remembered)
+        damage = report.damage if changed is None else self._found("edited", changed, _NOT_AS_BEFORE, None)
+        return msgspec.structs.replace(report, ok=damage is None, damage=damage, before_checked=True)
 
     def _walk(self) -> Damage | None:
         key, head, spot = self._key, self.head.hash, self.last
@@ -187,6 +203,8 @@ class _Keyed(_Walk):
             # The latter's time was up, and its file is yet to be deleted.
             self._note_suspect(spot)
             self.before += 1
+            if place is None:
+                self._lines_before.add(spot)
             return None
         if len(self._chains) > 1 and self._missing_in_chain() <= 0:
             self._chains.pop(0)

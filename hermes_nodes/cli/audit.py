@@ -1,30 +1,30 @@
 """`audit tail`: the newest rows of the trail, and those that come; `audit verify`; `audit export`."""
 
-import csv
-import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 import typer
+from typer._click.core import ParameterSource
 
 from hermes_nodes import config
 from hermes_nodes.audit import Filter, Trail
 from hermes_nodes.audit.chain import Chains
-from hermes_nodes.audit.rows import Action, Row, Status
+from hermes_nodes.audit.rows import Action, Status
 from hermes_nodes.audit.verify import Report, chains_of, verify_shape
 from hermes_nodes.audit.verify import verify as verify_trail
 from hermes_nodes.cli.home import client, paired_names
 from hermes_nodes.cli.options import Json, duration
 from hermes_nodes.cli.output import Column, print_data, print_json, print_table, say
 from hermes_nodes.client import Client
-from hermes_nodes.errors import FileMissing, Unavailable
+from hermes_nodes.errors import FileMissing, Unavailable, UsageError
 from hermes_nodes.protocol.messages import timestamp
 
 _COLUMNS = (
@@ -76,7 +76,7 @@ def tail(
 ) -> None:
     """Show the last rows, across rotated files."""
     match = _filter(node, action, status, since)
-    if context.obj.gateway or os.environ.get("HERMES_NODES_GATEWAY"):
+    if context.obj.gateway:
         found = _asked(client(context), match, count, follow=follow)
     else:
         found = _read(config.load().audit_log_path, match, count, follow=follow)
@@ -86,6 +86,7 @@ def tail(
 
 @app.command()
 def export(
+    context: typer.Context,
     form: Annotated[
         Literal["jsonl", "csv"], typer.Option("--format", help="One JSON object a line, or a table.")
     ] = "jsonl",
@@ -95,16 +96,18 @@ def export(
     since: Since = None,
 ) -> None:
     """Print every row that is asked for, old to new, for a program to load."""
-    write = _csv_writer() if form == "csv" else _write_json_line
-    for row in _every(config.load().audit_log_path, _filter(node, action, status, since)):
+    from hermes_nodes.cli import audit_export  # noqa: PLC0415 - `tail` has no use for it
+
+    match = _filter(node, action, status, since)
+    if context.obj.gateway:
+        rows = audit_export.rows_of(client(context), match)
+    else:
+        settings = config.load()
+        rows = _unless_refused(settings.audit_log_path, audit_export.rows_here(settings, match))
+    first = list(islice(rows, 1))  # asked for first: what is refused has printed no title
+    write = audit_export.writer(form)
+    for row in chain(first, rows):
         write(row)
-
-
-def _every(path: Path, match: Filter) -> Iterator[dict[str, object]]:
-    with _readable(path), Trail(path, match) as trail:
-        yield from trail.read()
-        if trail.unreadable:
-            say(f"warning: {trail.unreadable} lines of the trail can't be read")
 
 
 def _filter(node: str | None, action: str | None, status: str | None, since: str | None) -> Filter:
@@ -113,19 +116,9 @@ def _filter(node: str | None, action: str | None, status: str | None, since: str
     return Filter.asked(node=node, action=action, status=status, since=oldest)
 
 
-def _csv_writer() -> Callable[[dict[str, object]], object]:
-    """The columns are a row's keys; what else a row of an older system holds is left out."""
-    writer = csv.DictWriter(sys.stdout, Row.__struct_fields__, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    return writer.writerow
-
-
-def _write_json_line(row: dict[str, object]) -> None:
-    print_data(json.dumps(row))
-
-
 @app.command()
 def verify(
+    context: typer.Context,
     path: Annotated[
         Path | None, typer.Argument(help="Another trail, or a copy. Default: the one of this home.")
     ] = None,
@@ -140,7 +133,11 @@ def verify(
     Exit status 0: every row is there, unchanged and in its place. 1: one is not, and the first is named.
     Without the token store and its key only how the rows fit together is checked: 0 then does not mean
     that nobody has changed them, or cut off the last ones.
+
+    It reads files and asks no gateway: run it on the gateway's machine, or elsewhere on a copy of the trail
+    with --store and a copy of the token store.
     """
+    _refuse_gateway(context)
     settings = config.load()
     if store is not None and not store.exists():
         raise FileMissing(
@@ -156,6 +153,22 @@ def verify(
     else:
         _print_report(report)
     return 0 if report.ok else 1
+
+
+def _refuse_gateway(context: typer.Context) -> None:
+    """What a gateway says of its own trail is no proof, and the files here are another's."""
+    if not context.obj.gateway:
+        return
+    copy = "on a copy: `hermes-nodes audit verify --store tokens.db nodes-audit.log`"
+    if context.find_root().get_parameter_source("gateway") is ParameterSource.ENVIRONMENT:
+        raise UsageError(
+            "HERMES_NODES_GATEWAY is set, and `audit verify` asks no gateway: it reads the trail's files",
+            f"`unset HERMES_NODES_GATEWAY` and run it on the gateway's machine, or {copy}",
+        )
+    raise UsageError(
+        "`audit verify` asks no gateway: it reads the trail's files",
+        f"run it without --gateway on the gateway's machine, or {copy}",
+    )
 
 
 def _verified(path: Path, store: Path, settings: config.Settings) -> Report:
@@ -194,7 +207,8 @@ def _print_report(report: Report) -> None:
     come_to = "are as they were written" if report.with_key else "fit together"
     print_data(f"{report.rows} rows in {report.files} files {come_to}")
     if report.before:
-        print_data(f"{report.before} lines from before the chain were not checked")
+        come_to = "are as they were when it began" if report.before_checked else "were not checked"
+        print_data(f"{report.before} lines from before the chain {come_to}")
 
 
 def _read(path: Path, match: Filter, count: int, *, follow: bool) -> Iterator[list[dict[str, object]]]:
@@ -220,6 +234,11 @@ def _asked(
         return
     for row in rows:
         yield [row]
+
+
+def _unless_refused(path: Path, rows: Iterator[dict[str, object]]) -> Iterator[dict[str, object]]:
+    with _readable(path):
+        yield from rows
 
 
 @contextmanager

@@ -141,7 +141,15 @@ class Gateway:
         stack.callback(refusals.write_counts, all_of_them=True)
         listeners = self._listeners = Listeners(self.settings, stack)
         self.host, self.port = await listeners.nodes(nodes.handle)
-        api = ControlApi(self.settings, self.registry, pairings, operators, calls, self._facts)
+        api = ControlApi(
+            self.settings,
+            self.registry,
+            pairings,
+            operators,
+            calls,
+            self._facts,
+            chain_key=books.chain.key,
+        )
         await listeners.control_socket(api.application(local_user))
         if self.settings.control_listen is not None:
             await self._listen_for_operators(api, operators, refusals)

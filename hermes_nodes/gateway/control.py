@@ -10,9 +10,11 @@ from aiohttp.typedefs import Handler
 
 from hermes_nodes import __version__, administration, operations
 from hermes_nodes.audit import Filter, PairingsFilter, Trail
+from hermes_nodes.audit.export import Export, by_key
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
 from hermes_nodes.errors import MAX_SHOWN, HermesNodesError, NotAllowed, Unavailable, UsageError
+from hermes_nodes.gateway.audit_export import send_export
 from hermes_nodes.gateway.bodies import OVERSIZE_HINT, decode_body
 from hermes_nodes.gateway.call_routes import post_call, upgrade_call
 from hermes_nodes.gateway.callers import ACTOR, Identify, expectation, identified
@@ -48,12 +50,15 @@ class ControlApi:
         operators: Operators,
         calls: Calls,
         facts: Callable[[], Mapping[str, object]],
+        *,
+        chain_key: bytes,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._pairings = pairings
         self._operators = operators
         self._facts = facts
+        self._chain_key = chain_key
         self._handlers: dict[str, Handler] = {
             "get_status": self._get_status,
             "get_openapi": self._get_openapi,
@@ -67,6 +72,7 @@ class ControlApi:
             "delete_operator": self._delete_operator,
             "post_key_rotation": self._post_key_rotation,
             "get_audit": self._get_audit,
+            "get_audit_export": self._get_audit_export,
             "upgrade_call": partial(upgrade_call, calls),
             "post_call": partial(post_call, calls),
         }
@@ -208,6 +214,16 @@ class ControlApi:
                 raise
             await _write_rows(response, [{"error": error.to_wire()}])
         return response
+
+    async def _get_audit_export(self, request: web.Request) -> web.StreamResponse:
+        query, actor = request.query, request[ACTOR]
+
+        def check() -> Filter:
+            self._operators.check(actor, _AUDIT)
+            return self._rows_for(actor, query)
+
+        trail = Export(self._settings.audit_log_path, check(), by_key(self._chain_key))
+        return await send_export(request, trail, check)
 
     def _rows_for(self, actor: Actor, query: Mapping[str, str]) -> Filter:
         """The rows that were asked for and are of nodes in the actor's scope; raises UsageError.

@@ -46,15 +46,18 @@ _NODES = (
     Query("state", "connected, disconnected, never_seen, revoked or expired"),
     Query("all", "1: revoked ones too"),
 )
-_AUDIT = (
-    Query("n", "how many of the last rows; 10 if not given"),
-    Query("follow", "1: go on with rows as they come"),
+_ROWS = (
     Query("node", "only rows of this node"),
     Query("action", "only rows of this action", choices=ACTIONS),
     Query("status", "only rows of this status", choices=STATUSES),
     Query(
         "since", "only rows from this time on, RFC 3339; of a date its beginning in UTC", form="date-time"
     ),
+)
+_AUDIT = (
+    Query("n", "how many of the last rows; 10 if not given"),
+    Query("follow", "1: go on with rows as they come"),
+    *_ROWS,
 )
 
 ROUTES = (
@@ -107,6 +110,15 @@ ROUTES = (
     ),
     Route(
         "GET", "/v1/audit", "get_audit", "Rows of the audit trail.", verb="audit", query=_AUDIT, lines=True
+    ),
+    Route(
+        "GET",
+        "/v1/audit/export",
+        "get_audit_export",
+        "Every row of the audit trail, old to new.",
+        verb="audit",
+        query=_ROWS,
+        lines=True,
     ),
     Route("POST", "/v1/call", "upgrade_call", "One call on a node, over an upgraded connection."),
     Route(

@@ -6,6 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from aiohttp import (
     ClientConnectorError,
@@ -111,6 +112,8 @@ class NodeAgent:
     async def run(self) -> None:
         """Dial, serve, pause, for ever."""
         await self._lasting.jobs.open()
+        with suppress(OSError):  # the first command tries again, and says why not
+            self._lasting.spawner.open()
         work = asyncio.create_task(self._keep_connected())
         stopping = asyncio.create_task(self._stopping.wait())
         tidying = asyncio.create_task(self._tidy())
@@ -124,6 +127,7 @@ class NodeAgent:
             await asyncio.gather(work, stopping, tidying, return_exceptions=True)
             await asyncio.gather(*self._ending, return_exceptions=True)
             await self._lasting.jobs.close()
+            self._lasting.spawner.close()
             self._on_state("stopped", "")
         if not self._stopping.is_set():
             work.result()

@@ -64,17 +64,18 @@ class ExecCall:
             tells = session is not None and request.command is not None
             reader = held.enter_context(closing(StateReader())) if tells else None
             try:
-                command = self._start(plan, reader, held)
+                command = await self._start(plan, reader, held)
             except OSError as error:
                 return await self._not_run(plan.program, error)
             except ValueError as error:  # a NUL character, or a variable's name that is none
                 return failure(request, "bad_request", f"the command can't be started: {error}")
+            held.callback(command.leave)
             result = await self._follow(command)
             if session is not None and reader is not None and _came_to_its_end(result):
                 session.state = reader.state() or session.state
             return result
 
-    def _start(self, plan: "Prepared", reader: StateReader | None, held: ExitStack) -> Command:
+    async def _start(self, plan: "Prepared", reader: StateReader | None, held: ExitStack) -> Command:
         request = self._request
         program, argv, cwd, environment = plan
         keep_open: tuple[int, ...] = ()
@@ -89,7 +90,8 @@ class ExecCall:
             argv = on_terminal(program, argv, environment.get("LC_CTYPE"))
             program = argv[0]
             wired = self._terminal.wires
-        command = Command.start(
+        command = await Command.start(
+            self._place.lasting.spawner,
             request.id,
             argv,
             cwd=cwd,
@@ -149,7 +151,12 @@ class ExecCall:
             return
         stream, call, terminal = self._place.stream, self._call, self._terminal
         last_words = terminal.end_of_input if terminal is not None else None
-        stdin = Input(command.stdin, lambda size: stream.took(call.id, STDIN, size), last_words)
+        stdin = Input(
+            command.stdin,
+            lambda size: stream.took(call.id, STDIN, size),
+            command.end_input,
+            last_words,
+        )
         feeding = asyncio.create_task(stdin.feed_from(call))
         try:
             yield

@@ -9,8 +9,9 @@ from hermes_nodes.node.calls import NodeCall
 
 
 class Input:
-    """The writing end of a command's stdin. ``took`` hears of the bytes that went in.
+    """The writing end of a command's stdin.
 
+    ``took`` hears of the bytes that went in, and ``ending`` that the end is meant, just before it comes.
     ``last_words`` gives what ends the input of a terminal, from the last byte before; what is no terminal
     is closed instead.
     """
@@ -19,10 +20,12 @@ class Input:
         self,
         fd: int,
         took: Callable[[int], object],
+        ending: Callable[[], object],
         last_words: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._fd = fd
         self._took = took
+        self._ending = ending
         self._last_words = last_words
         self._last = b""
         os.set_blocking(fd, False)
@@ -44,6 +47,7 @@ class Input:
     def close(self) -> None:
         """The end of the input, if that has not come yet."""
         if self._fd >= 0:
+            self._ending()
             os.close(self._fd)
             self._fd = -1
 

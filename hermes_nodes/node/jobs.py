@@ -20,6 +20,7 @@ from hermes_nodes.node.job_output import Disk, KeptStream, Recorder, Room
 from hermes_nodes.node.job_runs import Job, JobRun, outcome
 from hermes_nodes.node.leftovers import end_leftovers
 from hermes_nodes.node.processes import ESCALATION, QUICK_ESCALATION, Command, Escalation
+from hermes_nodes.node.spawning import Spawner
 from hermes_nodes.node.tree import birth
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,10 @@ class JobOrder(NamedTuple):
 class Jobs:
     """The jobs of one node, for its whole life: ``open`` takes over what is on disk, ``close`` ends all."""
 
-    def __init__(self, folder: Path, limits: JobLimits) -> None:
+    def __init__(self, folder: Path, limits: JobLimits, spawner: Spawner) -> None:
         self._folder = folder
         self._limits = limits
+        self._spawner = spawner
         self._jobs: dict[str, Job] = {}
         #: On their way into the above.
         self._starting: set[str] = set()
@@ -164,7 +166,8 @@ class Jobs:
 
     async def _launch(self, job: Job, files: list[int], order: JobOrder) -> None:
         try:
-            command = Command.start(
+            command = await Command.start(
+                self._spawner,
                 order.id,
                 order.argv,
                 cwd=order.cwd,
@@ -203,7 +206,10 @@ class Jobs:
             await self._disk.run(job.folder.write, job.record)
         except OSError as error:  # on Linux its mark is enough to find it by
             log.warning("the record of job %s can't be written: %s", job.record.id, error)
-        why = await run.follow(time_limit)
+        try:
+            why = await run.follow(time_limit)
+        finally:
+            command.leave()
         await self._close(job, outcome(job, command, why, int((time.monotonic() - started) * 1000)))
 
     async def _not_run(self, job: Job, program: str, error: OSError) -> None:

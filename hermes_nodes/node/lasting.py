@@ -6,6 +6,7 @@ from hermes_nodes.node.job_limits import JobLimits
 from hermes_nodes.node.jobs import Jobs
 from hermes_nodes.node.parts import Parts
 from hermes_nodes.node.shells import ShellSessions
+from hermes_nodes.node.spawning import Spawner
 
 
 class Lasting:
@@ -16,4 +17,5 @@ class Lasting:
         self.folder = folder
         self.parts = Parts(folder / "parts")
         self.shells = ShellSessions()
-        self.jobs = Jobs(folder / "jobs", job_limits or JobLimits())
+        self.spawner = Spawner()
+        self.jobs = Jobs(folder / "jobs", job_limits or JobLimits(), self.spawner)

@@ -5,13 +5,12 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from hermes_nodes.node import wires
+from hermes_nodes.node.spawning import Process, Spawner, Start
 from hermes_nodes.node.tree import ProcessTree
 from hermes_nodes.node.user import current_user
 from hermes_nodes.node.wires import Wires
@@ -120,17 +119,17 @@ class Output:
 class Command:
     """A running command: its process, our ends of its streams, and the tree that it may have grown."""
 
-    def __init__(self, call_id: str, process: subprocess.Popen[bytes], wired: Wires) -> None:
+    def __init__(self, call_id: str, process: Process, wired: Wires) -> None:
         self.process = process
         self.stdin, self.stdout, self.stderr = wired.ours
-        self.exited = asyncio.Event()
+        self.exited = process.exited
         mark = f"{MARK}={call_id}".encode()
         self._tree = ProcessTree(mark, process.pid, (self.stdout, self.stderr), wired.terminal)
-        _when_exited(process, self.exited.set)
 
     @classmethod
-    def start(
+    async def start(
         cls,
+        spawner: Spawner,
         call_id: str,
         argv: list[str],
         *,
@@ -143,21 +142,20 @@ class Command:
         """Without ``wired`` it gets a pipe for each output; ``keep_open`` are descriptors that it inherits.
 
         ``program`` is what is run if not ``argv[0]``, which is then only its name. Raises OSError if it
-        can't be run, ValueError if it holds NUL bytes.
+        can't be run, ValueError if it holds NUL bytes. What is started is left by ``leave``.
         """
         wired = wired or wires.pipes()
-        stdin, stdout, stderr = wired.theirs
         try:
-            process = subprocess.Popen(
-                argv,
-                executable=program,
-                cwd=cwd,
-                env=dict(environment),
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-                pass_fds=keep_open,
+            process = await spawner.start(
+                Start(
+                    program or argv[0],
+                    argv,
+                    cwd,
+                    environment,
+                    wired.theirs,
+                    keep_open,
+                    hold=None if wired.terminal or wired.ours[0] == wires.NO_INPUT else wired.ours[0],
+                )
             )
         except BaseException:
             wires.close(wired.ours)
@@ -169,18 +167,31 @@ class Command:
     @property
     def exit_code(self) -> int:
         """As a shell says it: 128+n where signal n ended it."""
-        code = self.process.returncode
+        code = self._returncode
         return 128 - code if code < 0 else code
 
     @property
     def signal_name(self) -> str | None:
         """The signal that ended it, without SIG."""
-        code = self.process.returncode
+        code = self._returncode
         if code >= 0:
             return None
         with suppress(ValueError):
             return signal.Signals(-code).name.removeprefix("SIG")
         return str(-code)
+
+    @property
+    def _returncode(self) -> int:
+        assert self.process.returncode is not None, "it has not ended"  # noqa: S101
+        return self.process.returncode
+
+    def end_input(self) -> None:
+        """Its stdin is about to be closed, and that is meant."""
+        self.process.end_input()
+
+    def leave(self) -> None:
+        """Let what is left of the tree go on, as what a command leaves in the background does."""
+        self.process.leave()
 
     async def end(self, escalation: Callable[[], Escalation] = lambda: ESCALATION) -> None:
         """End the whole tree, gently at first; returns when nothing is left of it.
@@ -188,6 +199,8 @@ class Command:
         ``escalation`` is asked again at every look, as a node that is being stopped has less time.
         """
         await end_all(self._members, self._kill, lambda: self._exited_within(LOOK_EVERY), escalation)
+        if self.exited.is_set():
+            await self.process.kill()
 
     async def _exited_within(self, seconds: float) -> None:
         if self.exited.is_set():
@@ -212,7 +225,8 @@ class Command:
         """The processes of this call that live."""
         ended = self.exited.is_set()
         # The first one also where nobody can be asked about the others.
-        return self._tree.members(leader_has_ended=ended) | (set() if ended else {self.process.pid})
+        found = self._tree.members(leader_has_ended=ended, keeper=self.process.keeper)
+        return found | (set() if ended else {self.process.pid})
 
 
 async def end_all(
@@ -253,26 +267,3 @@ def _group_of(pid: int) -> int | None:
     with suppress(ProcessLookupError):
         return os.getpgid(pid)
     return None
-
-
-def _when_exited(process: subprocess.Popen[bytes], tell: Callable[[], None]) -> None:
-    """Call ``tell`` in this event loop once the process has ended and has been reaped."""
-    loop = asyncio.get_running_loop()
-    if hasattr(os, "pidfd_open"):
-        fd = os.pidfd_open(process.pid)
-
-        def ended() -> None:
-            loop.remove_reader(fd)
-            os.close(fd)
-            process.wait()
-            tell()
-
-        loop.add_reader(fd, ended)
-        return
-
-    def wait() -> None:
-        process.wait()
-        with suppress(RuntimeError):  # the loop has been closed
-            loop.call_soon_threadsafe(tell)
-
-    threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()

@@ -27,12 +27,13 @@ class _Process(NamedTuple):
 class ProcessTree:
     """One call's processes; looking at them blocks.
 
-    A process is of the call if it carries the call's mark, is of the leader's group or session, is no older
-    than the leader and can write to the call's pipes or its ``terminal`` (an older one was lent them, as a
-    terminal multiplexer is by its clients), or has been started by one that is. Whoever clears its
-    environment, leaves the session, lets go of the pipes and loses its parent before the first look is not
-    found. Without /proc there is neither mark nor pipe to see: there it is enough to leave the session and
-    to lose the parent.
+    On Linux a process is of the call if it is below the call's keeper: all are that the command has grown,
+    however they have cut themselves loose. It also is if it carries the call's mark, is of the leader's
+    group or session, is no older than the leader and can write to the call's pipes or its ``terminal`` (an
+    older one was lent them, as a terminal multiplexer is by its clients), or has been started by one that
+    is: so those are found as well which others start on its behalf, or whose keeper was killed. Without
+    /proc there is neither keeper nor mark nor pipe to see: there it is enough to leave the session and to
+    lose the parent.
     """
 
     def __init__(
@@ -46,14 +47,15 @@ class ProcessTree:
         # Found before: one whose parent has died meanwhile is still ours.
         self._known: set[tuple[int, int | str]] = set()
 
-    def members(self, *, leader_has_ended: bool) -> set[int]:
-        """Those that live now; zombies do not."""
+    def members(self, *, leader_has_ended: bool, keeper: int | None = None) -> set[int]:
+        """Those that live now; zombies do not. ``keeper`` is that process if it lives."""
         table = _table()
         # A group keeps its number as long as it has members. A process of that number after ours has
         # ended is therefore a stranger, with a group of its own.
         leader = 0 if leader_has_ended and self._leader in table else self._leader
         found = {pid for pid, process in table.items() if self._is_ours(pid, process, leader)}
-        found |= _descendants(found, table)
+        roots = found if keeper is None else found | {keeper}
+        found |= _descendants(roots, table) - {keeper}
         self._known = {(pid, table[pid].started) for pid in found}
         return found
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from typing import NamedTuple
@@ -28,11 +27,12 @@ def pipes(*, stdin: bool = False) -> Wires:
     try:
         for _ in range(3 if stdin else 2):
             opened += pipe()
+        nothing = NO_INPUT if stdin else os.open(os.devnull, os.O_RDONLY)
     except OSError:
         close(tuple(opened))
         raise
     out_read, out_write, err_read, err_write, *both = opened
-    in_read, in_write = both or (subprocess.DEVNULL, NO_INPUT)
+    in_read, in_write = both or (nothing, NO_INPUT)
     return Wires((in_write, out_read, err_read), (in_read, out_write, err_write))
 
 

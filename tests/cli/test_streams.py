@@ -33,7 +33,7 @@ SHOWING = {
     "audit tail": r"(([^\t\n]+\t){7}[^\t\n]+\n)+",
     "audit tail --json": r"(\{.*\}\n)+",
     "audit export": r"(\{.*\}\n)+",
-    "audit export --format csv": r"ts,seq,action,.*\n([^\n]*(,[^,\n]*){18}\n)+",
+    "audit export --format csv": r"ts,seq,action,.*\n([^\n]*(,[^,\n]*){19}\n)+",
     "audit verify": r"\d+ rows in 1 files are as they were written\n",
     "audit verify --json": r"\{.*\}\n",
     "node status": r"name +laptop\n[\s\S]*",

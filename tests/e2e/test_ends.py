@@ -100,6 +100,21 @@ def test_a_call_that_is_ended_says_so_to_its_caller_and_in_its_row(
         assert b"hermes-nodes: error: the call" in ended[how].stderr
 
 
+def test_a_node_that_is_killed_leaves_nothing_of_its_calls(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with (
+        home.gateway() as gateway,
+        home.node(gateway, "laptop") as node,
+        home.start("exec", "laptop", STUBBORN) as running,
+    ):
+        (call_id,) = [line for line in running.lines(5) if line != "up"]
+        with Watched(processes_of(call_id)) as watched:
+            node.process.kill()
+            assert watched.living(within=8) + len(processes_of(call_id)) == 0
+        code, _, stderr = running.end()
+    assert (code, stderr.splitlines()[0].decode()[:20]) == (75, "hermes-nodes: error:")
+
+
 def test_after_calls_were_ended_the_node_answers_the_next(home: Home, ended: dict[str, Ended]) -> None:
     assert home.ok("exec", "laptop", "echo here") == "here\n"
 

@@ -50,6 +50,10 @@ def kill_gateway(parts: Parts, _: Background) -> None:
     parts.gateway.process.kill()
 
 
+def kill_node(parts: Parts, _: Background) -> None:
+    parts.node.process.kill()
+
+
 def stop_node(parts: Parts, _: Background) -> None:
     parts.node.process.terminate()
 
@@ -59,6 +63,7 @@ ENDS = {
     "caller interrupted": interrupt_caller,
     "gateway killed": kill_gateway,
     "node stopped": stop_node,
+    "node killed": kill_node,
 }
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hermes_nodes.node.job_limits import JobLimits
 from hermes_nodes.node.job_runs import Job
 from hermes_nodes.node.jobs import JobOrder, Jobs
 from hermes_nodes.node.processes import command_environment, shell_command
+from hermes_nodes.node.spawning import Spawner
 from tests.harness import until
 from tests.support import PATIENCE
 
@@ -72,9 +73,10 @@ def ended_record(days: float = 0.0) -> Record:
 
 @asynccontextmanager
 async def jobs_in(folder: Path, limits: JobLimits | None = None) -> AsyncIterator[Jobs]:
-    jobs = Jobs(folder, limits or JobLimits())
-    await jobs.open()
-    try:
-        yield jobs
-    finally:
-        await asyncio.wait_for(jobs.close(), PATIENCE)
+    with closing(Spawner()) as spawner:
+        jobs = Jobs(folder, limits or JobLimits(), spawner)
+        await jobs.open()
+        try:
+            yield jobs
+        finally:
+            await asyncio.wait_for(jobs.close(), PATIENCE)

@@ -22,7 +22,7 @@ class Feeding:
         self.reading, writing = pipe()
         self.call = NodeCall(Exec(id=str(uuid.uuid4()), command="cat", stdin=True))
         self.taken = 0
-        self.input = Input(writing, self._took)
+        self.input = Input(writing, self._took, ending=lambda: None)
         self.task = asyncio.create_task(self.input.feed_from(self.call))
 
     def _took(self, size: int) -> None:

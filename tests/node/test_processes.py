@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from hermes_nodes.node.processes import (
     command_environment,
     shell_command,
 )
+from hermes_nodes.node.spawning import Spawner
 from tests.harness import Watched, processes_of, until
 from tests.support import PATIENCE
 
@@ -61,16 +62,20 @@ class Run:
 async def running(script: str, **environ: str) -> AsyncIterator[Run]:
     call_id = str(uuid.uuid4())
     environment = command_environment(call_id, environ)
-    command = Command.start(call_id, shell_command(script), cwd="/", environment=environment)
-    run = Run(command, call_id)
-    try:
-        yield run
-    finally:
-        run.close()
-        for pid in processes_of(call_id):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        await asyncio.wait_for(command.exited.wait(), PATIENCE)
+    with closing(Spawner()) as spawner:
+        command = await Command.start(
+            spawner, call_id, shell_command(script), cwd="/", environment=environment
+        )
+        run = Run(command, call_id)
+        try:
+            yield run
+        finally:
+            run.close()
+            for pid in processes_of(call_id):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.wait_for(command.exited.wait(), PATIENCE)
+            command.leave()
 
 
 # -- the environment ------------------------------------------------------------------------------
@@ -134,11 +139,12 @@ async def test_an_exit_code_is_what_a_shell_would_say(script: str, code: int, na
     assert signal_name == name or (name == "40" and signal_name is not None)
 
 
-def test_what_can_not_be_run_leaves_no_descriptors() -> None:
+async def test_what_can_not_be_run_leaves_no_descriptors() -> None:
     before = os.listdir("/proc/self/fd")
-    for argv in (["/no/such/program"], ["a\0b"], ["/etc/passwd"]):
-        with pytest.raises((OSError, ValueError)):
-            Command.start("id", argv, cwd="/", environment={})
+    with closing(Spawner()) as spawner:
+        for argv in (["/no/such/program"], ["a\0b"], ["/etc/passwd"]):
+            with pytest.raises((OSError, ValueError)):
+                await Command.start(spawner, "id", argv, cwd="/", environment={})
     assert os.listdir("/proc/self/fd") == before
 
 

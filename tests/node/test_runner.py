@@ -98,7 +98,8 @@ class Calls:
             token="unused",
             **{"allowed_paths": (str(folder),), **settings},
         )
-        self.runner = Runner(config, self.stream, self.trail, Lasting(folder))
+        self.lasting = Lasting(folder)
+        self.runner = Runner(config, self.stream, self.trail, self.lasting)
 
     async def run(self, request: Request) -> Any:
         self.runner.start(request)
@@ -133,6 +134,7 @@ async def calls_in(folder: Path, **settings: Any) -> AsyncIterator[Calls]:
     finally:
         calls.runner.hurry()
         await asyncio.wait_for(calls.runner.close(), PATIENCE)
+        calls.lasting.spawner.close()
         calls.trail.close()
 
 

@@ -1,27 +1,37 @@
 """Processes that try to get out of their call are found as long as something ties them to it."""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
 from hermes_nodes.node import tree
 from hermes_nodes.node.processes import QUICK_ESCALATION, Command, command_environment
+from hermes_nodes.node.spawning import Spawner
 from hermes_nodes.node.tree import ProcessTree
 
 CALL = "5d0c5a5e-6f3c-4d6e-9a53-0d6c1b0c7f11"
 SLEEPER = "env -i setsid bash -c 'echo $$ >&3; exec sleep 1000'"
 
 
-def started(script: str) -> tuple[Command, int]:
+@asynccontextmanager
+async def started(script: str) -> AsyncIterator[tuple[Command, int]]:
     """A running command, and the number that its escaping process writes to descriptor 3."""
     reading, writing = os.pipe()
-    os.set_inheritable(writing, True)
     argv = ["bash", "-c", f"exec 3>/proc/{os.getpid()}/fd/{writing}; {script}"]
-    command = Command.start(CALL, argv, cwd="/", environment=command_environment(CALL, {}))
-    with os.fdopen(reading) as lines:
-        number = int(lines.readline())
-    os.close(writing)
-    return command, number
+    with closing(Spawner()) as spawner:
+        environment = command_environment(CALL, {})
+        command = await Command.start(spawner, CALL, argv, cwd="/", environment=environment)
+        try:
+            with os.fdopen(reading) as lines:
+                number = int(lines.readline())
+            os.close(writing)
+            yield command, number
+        finally:
+            command.leave()
+            os.close(command.stdout)
+            os.close(command.stderr)
 
 
 def lives(pid: int) -> bool:
@@ -38,17 +48,21 @@ def lives(pid: int) -> bool:
         SLEEPER,
         f"{SLEEPER} 2>/dev/null >/dev/null & wait",
         f"({SLEEPER} &) ; sleep 1000",
+        f"({SLEEPER} 2>/dev/null >/dev/null &) ; sleep 1000",
+        f"({SLEEPER} 2>/dev/null >/dev/null &) ; exit 0",
     ],
-    ids=["it holds the call's pipes", "its parent waits for it", "orphan with the call's pipes"],
+    ids=[
+        "it holds the call's pipes",
+        "its parent waits for it",
+        "orphan with the call's pipes",
+        "orphan with nothing of the call's",
+        "orphan of a command that has ended",
+    ],
 )
 async def test_a_process_without_mark_and_session_is_ended_with_its_call(script: str) -> None:
-    command, escaping = started(script)
-    try:
+    async with started(script) as (command, escaping):
         await command.end(lambda: QUICK_ESCALATION)
         assert not lives(escaping)
-    finally:
-        os.close(command.stdout)
-        os.close(command.stderr)
 
 
 def test_whoever_only_reads_from_a_pipe_is_not_of_the_call() -> None:
@@ -86,27 +100,19 @@ def by_ps(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["the command itself", "of its own session", "forked twice", "of its own group"],
 )
 async def test_ps_tells_of_sessions_groups_and_children(script: str) -> None:
-    command, escaping = started(script)
-    try:
+    async with started(script) as (command, escaping):
         await command.end(lambda: QUICK_ESCALATION)
         assert not lives(escaping)
         assert command.exited.is_set()
-    finally:
-        os.close(command.stdout)
-        os.close(command.stderr)
 
 
 async def test_where_nobody_can_be_asked_the_command_itself_is_ended(
     monkeypatch: pytest.MonkeyPatch, by_ps: None
 ) -> None:
-    command, pid = started("echo $$ >&3; sleep 1000; sleep 1000")
-    monkeypatch.setattr(tree, "_table", dict)
-    try:
+    async with started("echo $$ >&3; sleep 1000; sleep 1000") as (command, pid):
+        monkeypatch.setattr(tree, "_table", dict)
         await command.end(lambda: QUICK_ESCALATION)
         assert not lives(pid)
-    finally:
-        os.close(command.stdout)
-        os.close(command.stderr)
 
 
 def test_a_process_has_the_birth_that_ps_tells() -> None:
