@@ -1,4 +1,4 @@
-"""`GET /v1/audit`: which rows may be asked for, by the rules of `audit tail`; the rest is refused."""
+"""`GET /v1/audit` and `/export`: which rows may be asked for, as by `audit tail`; the rest is refused."""
 
 import json
 import re
@@ -42,11 +42,11 @@ async def rows(gateway: Gateway, query: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(("key", "value"), NONSENSE)
-@pytest.mark.parametrize("more", ["", "&follow=1"])
+@pytest.mark.parametrize("route", ["/v1/audit?", "/v1/audit?follow=1&", "/v1/audit/export?"])
 async def test_what_no_row_can_have_is_refused_with_a_sentence(
-    gateway: Gateway, key: str, value: str, more: str
+    gateway: Gateway, route: str, key: str, value: str
 ) -> None:
-    path = f"/v1/audit?{key}={quote(value)}{more}"
+    path = f"{route}{key}={quote(value)}"
     status, _, content = await control_request(gateway.control_socket, f"GET {path}")
     error = json.loads(content)["error"]
     assert (status, error["code"]) == (400, "bad_request")
