@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from hermes_nodes import sessions
 from hermes_nodes.call_connection import Json
 from hermes_nodes.errors import CallFailed, Unsupported, from_wire
 from hermes_nodes.gateway import Gateway, calls
@@ -73,7 +74,8 @@ async def calling(gateway: Gateway, **body: Any) -> AsyncIterator[Caller]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """A gateway that gives its nodes less time to end a call."""
-    monkeypatch.setattr(calls, "END_GRACE", 0.3)
+    for module in (calls, sessions):
+        monkeypatch.setattr(module, "END_GRACE", 0.3)
     return 0.3
 
 
