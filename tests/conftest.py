@@ -5,6 +5,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+#: For a longer look than a suite has time for; DEVELOPMENT.md says when.
+settings.register_profile("many", max_examples=2_500)
 
 #: What a background job or `nohup` has made this process ignore, and its commands would after it.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):

@@ -269,17 +269,17 @@ def test_a_caller_that_waits_can_leave_and_nothing_of_its_call_runs(home: Home, 
 def test_a_call_under_way_is_cancelled_here_alone(home: Home, folder: Path) -> None:
     marker, started = folder / "ran", folder / "started"
     os.mkfifo(started)
-    with home.start("exec", "older", f"echo > {started}; sleep 1; touch {marker}") as calling:
+    command = f"echo > {started}; sleep 1; touch {marker}"
+    with home.rows(action="exec") as rows, home.start("exec", "older", command) as calling:
         started.read_bytes()
         calling.process.send_signal(signal.SIGINT)
         code, _, said = calling.end()
+        row = next(rows)
     assert code == 130
     assert b"cancelled here; on the node it may go on" in said
     assert home.client.exec("older", "echo next").stdout == "next\n"
     assert marker.exists()
-    rows = home.trail(action="exec", status="cancelled")
-    (row,) = [row for row in rows if str(marker) in str(row["command"])]
-    assert row["error"] == "cancelled"
+    assert (row["status"], row["error"]) == ("cancelled", "cancelled")
 
 
 def test_a_call_that_waited_has_all_of_its_time(home: Home, folder: Path) -> None:

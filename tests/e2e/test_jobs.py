@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,9 +59,10 @@ def until_watched(home: Home, rows: Iterator[dict[str, object]], watchers: int) 
     """
     for _ in range(watchers):
         assert next(rows)["command"] == "job_list"
-    deadline = time.monotonic() + PATIENCE
+    deadline, waiting = time.monotonic() + PATIENCE, threading.Event()
     while home.client.nodes("laptop")[0]["calls_in_flight"] != watchers:
         assert time.monotonic() < deadline
+        waiting.wait(0.01)
 
 
 def record(folder: Path, job: str) -> dict[str, object]:
