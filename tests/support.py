@@ -53,6 +53,14 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
     assert failures == []
 
 
+def comes_true(condition: Callable[[], bool], *, every: float = 0.01) -> bool:
+    """Whether it does, for what tells nobody when it comes; looks again after so many seconds."""
+    deadline, waiting = time.monotonic() + PATIENCE, threading.Event()
+    while not (found := condition()) and time.monotonic() < deadline:
+        waiting.wait(every)
+    return found
+
+
 def attempts(least: int, *, until: Callable[[], bool]) -> Iterator[int]:
     """Numbers of attempts at what depends on chance: so many at least, and on until it has come up."""
     deadline = time.monotonic() + PATIENCE
