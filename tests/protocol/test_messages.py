@@ -56,7 +56,7 @@ from hermes_nodes.protocol.messages import (
 ID = new_call_id()
 VOCABULARIES: list[Vocabulary[Any]] = [FROM_NODE, FROM_GATEWAY, HELLO_OR_AUTH, HANDSHAKE_REPLY, SEALED]
 #: `--hypothesis-profile=many` tries more of them.
-EXAMPLES = 4 * settings.default.max_examples
+EXAMPLES = 4 * settings().max_examples
 BOTH_WAYS = {Ping, Pong, Bye, Window}
 ONLY_NODE = [kind for kind in get_args(FromNode) if kind not in BOTH_WAYS]
 ONLY_GATEWAY = [kind for kind in get_args(FromGateway) if kind not in BOTH_WAYS]
