@@ -13,6 +13,9 @@ from hermes_nodes.records import Secret
 from hermes_nodes.tokens import TokenStore
 
 PATIENCE = 20  # seconds until what was to come counts as lost
+#: Seconds in which what comes at once is there, however busy the machine: less than nodes and gateways give
+#: each other for anything.
+SOON = 5.0
 
 
 def mode(path: Path) -> int:

@@ -23,7 +23,7 @@ from tests.harness import (
     scripted_node,
     until,
 )
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SOON
 
 QUICK = "backoff_initial = 0.1\nbackoff_max = 0.3"
 MIB = 1024 * 1024
@@ -162,7 +162,7 @@ def stopped_node(home: Home, gateway: GatewayProcess, end: signal.Signals) -> It
                 node.process.send_signal(end)
                 node.process.wait(8)
                 if end is signal.SIGTERM:
-                    assert watched.living(within=1) + len(processes_of(job)) == 0
+                    assert watched.living(within=SOON) + len(processes_of(job)) == 0
                 else:
                     assert watched.living() > 0
                 yield job, node.folder

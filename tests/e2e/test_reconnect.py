@@ -147,6 +147,6 @@ def test_a_second_signal_ends_a_node_at_once(home: Home, gateway: GatewayProcess
         with pytest.raises(subprocess.TimeoutExpired):
             node.process.wait(0.3)
         node.process.terminate()
-        assert node.process.wait(1) == -signal.SIGTERM
+        assert node.process.wait(4) == -signal.SIGTERM
         for pid in processes_of(call_id):  # what nobody is left to end
             os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from hermes_nodes.protocol.messages import Cancel, Error, Exec, ExecResult, Wind
 from hermes_nodes.protocol.stream import INITIAL_WINDOW
 from tests.gateway.support import logged_in, start_exec
 from tests.harness import Home, ScriptedNode
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SOON
 
 
 class Caller:
@@ -129,7 +129,7 @@ async def test_a_lost_node_is_written_down_though_its_caller_reads_nothing(
             request = await requested(node)
             await fill_windows(node, request.id)
             node.ws._response.close()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(SOON):
                 assert (await next_row(rows))["status"] == "node_disconnected"
             caller.go_on_reading()
             assert (await caller.answer())["status"] == "node_disconnected"
@@ -163,7 +163,7 @@ async def test_a_cancel_is_heard_while_output_waits_for_its_reader(
             while not isinstance(await node.receive(), Cancel):
                 pass
             await node.send(ExecResult(id=request.id, status="cancelled", exit_code=130, signal="INT"))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(SOON):
                 row = await next_row(rows)
     assert (row["status"], row["exit_code"]) == ("cancelled", 130)
 
@@ -288,7 +288,7 @@ async def test_a_quiet_call_shows_that_it_lives(
     async with logged_in(home, gateway) as node, calling(gateway, command="x") as caller:
         await requested(node)
         for _ in range(2):
-            head = await asyncio.wait_for(caller.reader.readexactly(6), 3)
+            head = await asyncio.wait_for(caller.reader.readexactly(6), SOON)
             assert head == control.frame(control.ALIVE)
 
 
