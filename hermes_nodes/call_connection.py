@@ -30,6 +30,8 @@ from hermes_nodes.protocol import control
 SILENCE_SECONDS = 30.0
 #: The same for whoever has interrupted the call: as long as a node gets to confirm that it has ended.
 INTERRUPTED_SECONDS = 10.0
+#: Seconds for a gateway that is busy to take the word that a call is given up.
+GIVE_UP_SECONDS = 2.0
 #: Bytes taken from a socket at a time.
 RECEIVE_BYTES = 512 * 1024
 #: Bytes that may be sent on a channel before the gateway has granted more.
@@ -181,7 +183,10 @@ class CallConnection:
 
     def _give_up(self) -> None:
         """Something of ours ends the call: said aloud, as the node would keep what has come otherwise."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
         with suppress(OSError):
+            poll.poll(GIVE_UP_SECONDS * 1000)  # what has been sent before may fill the socket
             send_now(self._sock, control.frame(control.CANCEL))
 
     # -- waiting --

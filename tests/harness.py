@@ -18,7 +18,9 @@ from aiohttp import ClientSession, ClientWebSocketResponse, ClientWSTimeout, WSM
 from hermes_nodes import config
 from hermes_nodes.audit import Filter, Trail
 from hermes_nodes.client import Client
+from hermes_nodes.errors import GatewayNotRunning
 from hermes_nodes.gateway import Gateway
+from hermes_nodes.node import config as node_config
 from hermes_nodes.node.processes import MARK
 from hermes_nodes.protocol.codec import Frame, RecordCodec
 from hermes_nodes.protocol.handshake import NodeHandshake
@@ -118,6 +120,10 @@ class Home:
             yield gateway
 
     def pair(self, name: str, *options: str) -> str:
+        """The token of a new pairing; the command is started only where there is more to it."""
+        if not options:
+            with suppress(GatewayNotRunning):
+                return str(self.client.pair(name)["token"])
         return self.ok("pair", name, *options).strip()
 
     @contextmanager
@@ -143,8 +149,8 @@ class Home:
         """A machine's settings, as `node join` writes them; the folder that holds them."""
         folder = self.folder / f"node-{name}"
         path = folder / "config.toml"
-        options = [option for one in allow for option in ("--allow", str(one))]
-        self.ok("node", "join", url, "--name", name, *options, stdin=token, HERMES_NODE_CONFIG=str(path))
+        allowed = [str(one) for one in allow]
+        node_config.write(path, server_url=url, name=name, token=token, allowed_paths=allowed)
         path.write_text(path.read_text().replace("[node]\n", f"[node]\n{settings}\n"))
         return folder
 

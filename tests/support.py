@@ -13,6 +13,9 @@ from hermes_nodes.records import Secret
 from hermes_nodes.tokens import TokenStore
 
 PATIENCE = 20  # seconds until what was to come counts as lost
+#: Seconds in which what comes at once is there, however busy the machine: less than nodes and gateways give
+#: each other for anything.
+SOON = 5.0
 
 
 def mode(path: Path) -> int:
@@ -51,6 +54,14 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
         done.set()
         thread.join(PATIENCE)
     assert failures == []
+
+
+def comes_true(condition: Callable[[], bool], *, every: float = 0.01) -> bool:
+    """Whether it does, for what tells nobody when it comes; looks again after so many seconds."""
+    deadline, waiting = time.monotonic() + PATIENCE, threading.Event()
+    while not (found := condition()) and time.monotonic() < deadline:
+        waiting.wait(every)
+    return found
 
 
 def attempts(least: int, *, until: Callable[[], bool]) -> Iterator[int]:

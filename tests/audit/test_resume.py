@@ -28,12 +28,12 @@ def test_rows_past_the_head_in_the_store_are_taken_up(home: Home, saved: int) ->
     assert numbers(read(home.path)) == [*range(ROWS + 2)]
 
 
-@pytest.mark.parametrize("saved", range(4))
+@pytest.mark.parametrize("saved", [0, 3])
 def test_power_may_fail_at_every_byte_between_a_row_and_its_head(path: Path, saved: int) -> None:
     home = Home(path)
     home.write(0, saved)
     chains, whole = home.chains, path.stat().st_size
-    home.write(saved, 4, saves=False)
+    home.write(saved, saved + 2, saves=False)
     content = path.read_bytes()
     for size in range(whole, len(content)):
         path.write_bytes(content[:size])

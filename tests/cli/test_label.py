@@ -36,9 +36,9 @@ def test_json_has_all_labels(paired: Home) -> None:
     assert paired.json("label", "nas", "a=1")["labels"] == {"room": "cellar", "a": "1"}
 
 
-@pytest.mark.parametrize("change", ["room", "=x", "-", "ro om=1", "a=b,c", "ä=1"])
-def test_what_is_no_label_changes_nothing(paired: Home, change: str) -> None:
-    assert paired.run("label", "nas", change).returncode == 2
+def test_what_is_no_label_changes_nothing(paired: Home) -> None:
+    for change in ("room", "=x", "-", "ro om=1", "a=b,c", "ä=1"):
+        assert paired.run("label", "nas", change).returncode == 2, change
     assert paired.node_view("nas")["labels"] == {"room": "cellar"}
 
 

@@ -1,17 +1,15 @@
 """A home of the older system under our commands: taken over by the first, and only once."""
 
 import json
-import random
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
 from tests import older_home as older
+from tests.cli import kills
 from tests.harness import Home, scripted_node
-from tests.support import PATIENCE, mode
+from tests.support import mode
 
 OTHER_KEY = Fernet.generate_key().decode()
 TOOK_OVER = b"took over 6 pairings (3 revoked) from "
@@ -176,29 +174,7 @@ def test_of_many_commands_at_once_one_takes_over(older_home: Home) -> None:
 
 
 def test_a_takeover_killed_at_any_instant_is_done_by_the_next_and_doubles_nothing(tmp_path: Path) -> None:
-    records = [older.record(f"node-{number:04}") for number in range(2_000)]
-    homes = [Home(tmp_path / str(number)) for number in range(10)]
-    for home in homes:
-        home.folder.mkdir()
-        older.leave(home.path, records=records)
-    seconds = _killed_after(homes.pop(), PATIENCE)
-    chance = random.Random(7)
-    for number, home in enumerate(homes):
-        _killed_after(home, seconds * (number + chance.random()) / len(homes))
-        assert listed(home, "--all") == [str(record["name"]) for record in records]
-
-
-def _killed_after(home: Home, seconds: float) -> float:
-    """A `list` killed so long after it has begun to change the home: how long it ran since."""
-    with home.start("list", "--json") as command:
-        while not (home.path / "nodes" / "lock").exists() and command.process.poll() is None:
-            pass  # as closely as it can be watched
-        began = time.monotonic()
-        try:
-            command.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            command.process.kill()
-        return time.monotonic() - began
+    kills.takeovers(tmp_path, 4)
 
 
 # -- the trail goes on --

@@ -1,9 +1,11 @@
 """Runs the commands of tests/transcripts in a fresh home, and compares what they print and how they end.
 
-A transcript opens with comments; `# With: gateway, laptop` starts these first, and `# With: older` begins
-with a home as the older system left it. Then come commands behind `$ `, which a real shell runs, each
-followed by its stdout, its stderr behind `2> `, and `[exit N]` if that is not 0. Placeholders stand for
-what differs from run to run; in a command too, <TOKEN> being the last one printed.
+A transcript opens with comments; `# With: gateway, laptop` starts these first, `# Beside others:
+gateway, laptop` takes those that other transcripts have used, in a folder of its own, and `# With:
+older` begins with a home as the older system left it. Then come commands behind `$ `, which a real
+shell runs, each followed by its stdout, its stderr behind `2> `, and `[exit N]` if that is not 0.
+Placeholders stand for what differs from run to run; in a command too, <TOKEN> being the last one
+printed.
 """
 
 import getpass
@@ -12,7 +14,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -44,47 +46,71 @@ class Step(NamedTuple):
 
 class Transcript(NamedTuple):
     parts: list[str]
+    is_alone: bool
     steps: list[Step]
 
 
 def parse(text: str) -> Transcript:
     parts: list[str] = []
+    is_alone = True
     steps: list[Step] = []
     for line in text.splitlines():
         if line.startswith("$ "):
             steps.append(Step(line[2:], []))
         elif steps:
             steps[-1].shown.append(line)
-        elif line.startswith("# With: "):
-            parts = line.removeprefix("# With: ").split(", ")
-    return Transcript(parts, steps)
+        elif found := re.match("# (With|Beside others): (.*)", line):
+            is_alone, parts = found[1] == "With", found[2].split(", ")
+    return Transcript(parts, is_alone, steps)
+
+
+class Place(NamedTuple):
+    """A home, where its gateway listens, if it has one, and a folder."""
+
+    home: Home
+    port: int | None
+    folder: Path
+
+
+@contextmanager
+def place(folder: Path, parts: Sequence[str]) -> Iterator[Place]:
+    home = Home(folder)
+    if "older" in parts:
+        older_home.leave(home.path)
+    with ExitStack() as stack:
+        port = None
+        if "gateway" in parts:
+            gateway = stack.enter_context(home.gateway())
+            port = gateway.port
+            for name in parts[1:]:
+                stack.enter_context(home.node(gateway, name, allow=[folder]))
+        yield Place(home, port, folder)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place(tmp_path_factory.mktemp("t"), ["gateway", "laptop"]) as shared:
+        yield shared
 
 
 class Terminal:
     """Where a transcript's commands are typed."""
 
-    def __init__(self, home: Home, stack: ExitStack, parts: Sequence[str]) -> None:
-        self._values = {"<FOLDER>": str(home.folder), "<USER>": getpass.getuser()}
+    def __init__(self, place: Place) -> None:
+        home, port, self._folder = place
+        self._values = {"<FOLDER>": str(self._folder), "<USER>": getpass.getuser(), "<PORT>": str(port)}
         self._token = ""
-        programs = home.folder / "bin"
+        programs = self._folder / "bin"
         programs.mkdir()
         program = programs / "hermes-nodes"
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m hermes_nodes "$@"\n')
         program.chmod(0o755)
-        self._folder = home.folder
         self._environ = {
             **home.environ,
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "HERMES_NODE_CONFIG": str(home.folder / "node-laptop" / "config.toml"),
         }
-        if "older" in parts:
-            older_home.leave(home.path)
-        if "gateway" in parts:
-            gateway = stack.enter_context(home.gateway())
-            self._values["<PORT>"] = str(gateway.port)
-            for name in parts[1:]:
-                stack.enter_context(home.node(gateway, name, allow=[home.folder]))
 
     def type(self, command: str) -> list[str]:
         """What a command shows, line by line."""
@@ -119,13 +145,18 @@ class Terminal:
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_commands_show_what_their_transcript_says(
-    path: Path, tmp_path_factory: pytest.TempPathFactory
+    path: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     transcript = parse(path.read_text())
     assert transcript.steps
-    home = Home(tmp_path_factory.mktemp("t"))
     with ExitStack() as stack:
-        terminal = Terminal(home, stack, transcript.parts)
+        if transcript.is_alone:
+            here = stack.enter_context(place(tmp_path_factory.mktemp("t"), transcript.parts))
+        else:
+            here = request.getfixturevalue("shared")
+            here = here._replace(folder=here.folder / path.stem)
+            here.folder.mkdir()
+        terminal = Terminal(here)
         for step in transcript.steps:
             shown = list(terminal.generalised(terminal.type(step.command), step.shown))
             assert "\n".join([step.command, *shown]) == "\n".join([step.command, *step.shown])

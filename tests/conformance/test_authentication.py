@@ -11,6 +11,7 @@ from tests.conformance.node import Json, Node, b64url, connect
 from tests.conformance.operators import Operator, arrived
 from tests.conformance.replies import Refusal, auth_err, hello_err, refusal
 from tests.harness import Home, until
+from tests.support import SOON
 
 INVALID = auth_err("invalid_token", 4001)
 LOCKED_OUT = auth_err("locked_out", 4001)
@@ -241,4 +242,4 @@ async def test_calls_of_a_replaced_session_fail_at_once(
     async with dial() as newer:
         await newer.log_in(pairing.name, pairing.token)
         with pytest.raises(NodeDisconnected):
-            await asyncio.wait_for(call, 2.0)
+            await asyncio.wait_for(call, SOON)

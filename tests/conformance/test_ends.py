@@ -16,9 +16,10 @@ from tests.conformance.operators import Operator, arrived
 from tests.conformance.target import OurTarget
 from tests.gateway.support import CONTINUATION, TEXT, frame, frame_header, raw_peer
 from tests.harness import Home, until
+from tests.support import SOON
 
 #: Seconds in which whatever ends a session fails its calls.
-FAILS_WITHIN = 2.0
+FAILS_WITHIN = SOON
 
 
 def text_frame(message: Json) -> bytes:

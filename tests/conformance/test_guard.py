@@ -1,7 +1,9 @@
 """Commands on an older node, through the guard: exact, though the node is not."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,34 +15,53 @@ from tests.harness import Home
 
 MIB = 1024 * 1024
 KEPT = 7 * MIB
+#: Bytes that are too many for us, and encoded for the node too.
+PLENTY = 11 * MIB
 RANDOM = os.urandom(512 * 1024)
+#: Ways in which commands and their output may travel: a node's name, and how it is started.
+NODES = {
+    "bash": ("--shell", "bash"),
+    "sh-encrypted": ("--shell", "sh", "--encrypted"),
+    "bash-encrypted-chunks": ("--shell", "bash", "--encrypted", "--chunks"),
+}
 
 
 class Older:
     """An older node and whoever calls it."""
 
-    def __init__(self, home: Home, node: Running) -> None:
+    def __init__(self, home: Home, name: str, node: Running) -> None:
         self.home = home
+        self.name = name
         self.node = node
         self.client: Client = home.client
 
     def exec(self, command: str | list[str], **options: object) -> ExecResult:
-        return self.client.exec("older", command, **options)  # type: ignore[arg-type]
+        return self.client.exec(self.name, command, **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("bash",), ("sh", "--encrypted"), ("bash", "--encrypted", "--chunks")],
-    ids=" ".join,
-)
-def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Older]:
-    """One connection for all tests: what one of them leaves behind, the next one meets."""
+@pytest.fixture(scope="module")
+def all_older(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Older]]:
+    """One connection each for all tests: what one of them leaves behind, the next one meets."""
     home = Home(tmp_path_factory.mktemp("older"))
-    with (
-        home.gateway(HERMES_NODES_LEGACY_STREAMING="true") as gateway,
-        older_node(home, gateway, "older", "--shell", *request.param, "--retry-first", "0.05") as node,
-    ):
-        yield Older(home, node)
+    with ExitStack() as stack:
+        gateway = stack.enter_context(home.gateway(HERMES_NODES_LEGACY_STREAMING="true"))
+
+        def started(name: str, options: tuple[str, ...]) -> Older:
+            node = older_node(home, gateway, name, *options, "--retry-first", "0.05")
+            return Older(home, name, stack.enter_context(node))
+
+        yield {name: started(name, options) for name, options in NODES.items()}
+
+
+@pytest.fixture(params=NODES)
+def older(request: pytest.FixtureRequest, all_older: dict[str, Older]) -> Older:
+    return all_older[request.param]
+
+
+def at_each(all_older: dict[str, Older], shows: Callable[[Older], None]) -> None:
+    """The same on every node at once, as it takes seconds."""
+    with ThreadPoolExecutor(len(all_older)) as threads:
+        list(threads.map(shows, all_older.values()))
 
 
 @pytest.fixture
@@ -139,27 +160,36 @@ def test_in_a_directory_that_the_node_does_not_allow_nothing_runs(older: Older, 
     assert not marker.exists()
 
 
-def test_a_time_out_ends_the_command_and_holds_up_nothing(older: Older) -> None:
-    done = older.exec("echo before; sleep 30; echo after", timeout=1)
-    assert (done.status, done.stdout) == ("timeout", "before\n")
-    assert done.duration_ms < 5_000
-    assert older.exec("echo next").stdout == "next\n"
+def test_a_time_out_ends_the_command_and_holds_up_nothing(all_older: dict[str, Older]) -> None:
+    def shows(older: Older) -> None:
+        done = older.exec("echo before; sleep 30; echo after", timeout=1)
+        assert (done.status, done.stdout) == ("timeout", "before\n")
+        assert done.duration_ms < 5_000
+        assert older.exec("echo next").stdout == "next\n"
+
+    at_each(all_older, shows)
 
 
-def test_a_time_out_ends_also_what_will_not_go(older: Older) -> None:
-    done = older.exec("trap '' TERM; sleep 30", timeout=1)
-    assert done.status == "timeout"
-    assert older.exec("echo next").stdout == "next\n"
+def test_a_time_out_ends_also_what_will_not_go(all_older: dict[str, Older]) -> None:
+    def shows(older: Older) -> None:
+        done = older.exec("trap '' TERM; sleep 30", timeout=1)
+        assert done.status == "timeout"
+        assert older.exec("echo next").stdout == "next\n"
+
+    at_each(all_older, shows)
 
 
 def test_a_time_out_keeps_what_was_printed_though_another_session_holds_the_pipes(
-    older: Older, gate: Path
+    all_older: dict[str, Older], gate: Path
 ) -> None:
-    done = older.exec(f"echo before; echo err >&2; setsid cat {gate} & exit 5", timeout=1)
-    assert (done.status, done.exit_code) == ("timeout", 5)
-    assert (done.stdout, done.stderr) == ("before\n", "err\n")
-    assert 1_000 <= done.duration_ms < 6_000
-    assert older.exec("echo next").stdout == "next\n"
+    def shows(older: Older) -> None:
+        done = older.exec(f"echo before; echo err >&2; setsid cat {gate} & exit 5", timeout=1)
+        assert (done.status, done.exit_code) == ("timeout", 5)
+        assert (done.stdout, done.stderr) == ("before\n", "err\n")
+        assert 1_000 <= done.duration_ms < 6_000
+        assert older.exec("echo next").stdout == "next\n"
+
+    at_each(all_older, shows)
 
 
 def test_what_a_sessions_background_job_prints_meanwhile_is_dropped(older: Older, gate: Path) -> None:
@@ -173,17 +203,18 @@ def test_what_a_sessions_background_job_prints_meanwhile_is_dropped(older: Older
 
 
 def test_more_output_than_fits_is_cut_and_said_to_be_cut(older: Older) -> None:
-    done = older.exec("head -c 20971520 /dev/zero >&2; exit 6")
+    done = older.exec(f"head -c {PLENTY} /dev/zero >&2; exit 6")
     assert (done.exit_code, done.truncated) == (6, True)
     assert done.stderr_bytes == bytes(KEPT)
-    done = older.exec("head -c 20971520 /dev/zero; echo end >&2; exit 7")
+    done = older.exec(f"head -c {PLENTY} /dev/zero; echo end >&2; exit 7")
     assert (done.exit_code, done.truncated) == (7, True)
     assert done.stdout_bytes == bytes(KEPT)
     assert older.exec("echo next").stdout == "next\n"
 
 
-def test_the_cli_says_that_output_was_cut(older: Older) -> None:
-    done = older.home.run("exec", "older", "head -c 8000000 /dev/zero; exit 8")
+def test_the_cli_says_that_output_was_cut(all_older: dict[str, Older]) -> None:
+    older = all_older["bash"]
+    done = older.home.run("exec", older.name, "head -c 8000000 /dev/zero; exit 8")
     assert (done.returncode, len(done.stdout)) == (8, KEPT)
     assert b"output was cut" in done.stderr
 
@@ -196,7 +227,7 @@ def test_the_trail_shows_the_command_and_not_the_script(older: Older) -> None:
 
 
 def test_many_calls_later_the_node_still_answers_on_the_same_connection(older: Older) -> None:
-    session = older.home.node_view("older")["session_id"]
-    for number in range(40):
+    session = older.home.node_view(older.name)["session_id"]
+    for number in range(10):
         assert older.exec(f"echo {number}; exit {number}").exit_code == number
-    assert older.home.node_view("older")["session_id"] == session
+    assert older.home.node_view(older.name)["session_id"] == session

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 from hermes_nodes.audit.verify import chains_of, verify
@@ -38,6 +39,7 @@ class Promises:
 
     def __init__(self) -> None:
         self.calls: set[str] = set()
+        self.pairings = 0
         self.tokens: dict[str, str] = {}
         self.revoked: dict[str, str] = {}
         self._numbers = iter(range(10**9))
@@ -48,6 +50,7 @@ class Promises:
     def pair(self, home: Home) -> None:
         name = f"node-{next(self._numbers)}"
         self.tokens[name] = str(home.client.pair(name)["token"])
+        self.pairings += 1
 
     def revoke(self, home: Home) -> None:
         """The oldest one; if that is not acknowledged, it may be revoked or not."""
@@ -109,18 +112,19 @@ async def is_refused(gateway: GatewayProcess, name: str, token: str) -> bool:
 
 
 def run(folder: Path, instants: int, seed: int) -> Promises:
-    """So many kills; gives what was promised."""
+    """So many kills, and on until there is something that was promised, which this gives."""
     home, promises, chosen = Home(folder), Promises(), random.Random(seed)
     port = "0"
     with ExitStack() as stack:
-        for number in range(instants + 1):
+        for number in count():
             with home.gateway("--port", port) as gateway:
                 if number == 0:
                     port = str(gateway.port)
                     stack.enter_context(home.node(gateway, NODE, settings=FAST))
                 check(home, gateway, promises)
-                if number < instants:
-                    kill_under_load(home, gateway, promises, chosen.uniform(0, LOAD))
+                if number >= instants and ((promises.calls and promises.pairings) or number > 4 * instants):
+                    break
+                kill_under_load(home, gateway, promises, chosen.uniform(0, LOAD))
     return promises
 
 
@@ -133,10 +137,8 @@ def main() -> int:
         home = Home(Path(folder))
         statuses = Counter(str(row["status"]) for row in home.trail() if row["request_id"])
         print(f"seed {seed}: {instants} kills in {time.monotonic() - started:.0f} s")
-        made = len(promises.tokens) + len(promises.revoked)
-        print(
-            f"acknowledged: {len(promises.calls)} calls, {made} pairings, {len(promises.revoked)} revoked"
-        )
+        made, revoked = promises.pairings, len(promises.revoked)
+        print(f"acknowledged: {len(promises.calls)} calls, {made} pairings, {revoked} revoked")
         print(f"rows of calls: {dict(statuses)}")
     return 0
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.harness import (
     NodeProcess,
     processes_of,
 )
+from tests.support import SOON
 
 MIB = 1024 * 1024
 MOST_GROWTH = 30 * MIB
@@ -75,7 +77,8 @@ def test_a_stalled_reader_costs_neither_memory_nor_other_calls(
         assert set(serve_others_until_stalled(home, pid)) == {"served\n"}
         assert written(pid) < MOST_GROWTH
         durations = [home.client.exec("laptop", "true").duration_ms for _ in range(20)]
-        assert max(durations) < 500
+        assert median(durations) < 500
+        assert max(durations) < SOON * 1000
         assert [growth.peak < MOST_GROWTH for growth in growths] == [True, True]
 
 

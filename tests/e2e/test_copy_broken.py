@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Home
-from tests.support import mode
+from tests.support import comes_true, mode
 
 MIB = 1 << 20
 #: Large enough that a copy of it can be caught in its middle.
-BIG = 96 * MIB
+BIG = 64 * MIB
 OLD = b"what was there before"
 NODES = ("laptop", "nas")
 #: A gateway that is killed again and again is found again at once.
@@ -92,21 +91,15 @@ class Parts:
 
     def until_left(self, *names: str) -> None:
         """Until this is all there is beside the target."""
-        waiting = threading.Event()
-        for _ in range(500):
-            if self.part_names() == set(names):
-                return
-            waiting.wait(0.01)
-        raise AssertionError(self.part_names())
+        assert comes_true(lambda: self.part_names() == set(names)), self.part_names()
 
     def until_some_has_come(self) -> None:
-        waiting = threading.Event()
-        for _ in range(4000):
+
+        def has_come() -> bool:
             sizes = [(self.folder / name).stat().st_size for name in self.part_names()]
-            if sizes and max(sizes) > BIG // 5:
-                return
-            waiting.wait(0.002)
-        raise AssertionError("the copy has not begun")
+            return max(sizes, default=0) > BIG // 5
+
+        assert comes_true(has_come, every=0.002), "the copy has not begun"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from hermes_nodes.errors import Busy, NodeDisconnected, RateLimited
 from tests.harness import GatewayProcess, Home, NodeProcess
+from tests.support import SOON
 
 MIB = 1024 * 1024
 
@@ -47,10 +49,15 @@ def test_fifty_mebibytes_and_five_on_stderr_arrive_intact_and_apart(
     assert f"{sha256(done.stdout)} {sha256(done.stderr)}" == digests.read_text()
 
 
-def test_the_first_line_is_there_while_the_command_still_runs(home: Home, node: NodeProcess) -> None:
-    with home.start("exec", "laptop", "echo a; sleep 3; echo b") as running:
-        assert running.line(within=1.0) == "a\n"
+def test_the_first_line_is_there_while_the_command_still_runs(
+    home: Home, node: NodeProcess, tmp_path: Path
+) -> None:
+    os.mkfifo(go := tmp_path / "go")
+    with home.start("exec", "laptop", f"echo a; cat {go}; echo b") as running:
+        assert running.line() == "a\n"
         assert running.process.poll() is None
+        go.write_text("")
+        assert running.line() == "b\n"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,7 +74,7 @@ def test_a_target_that_is_not_there_fails_fast_and_runs_nothing_anywhere(
     proof = tmp_path / "ran"
     before = time.monotonic()
     done = home.run("exec", target, f"touch {proof}")
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < SOON
     assert (done.returncode, done.stdout) == (expected[0], b"")
     assert done.stderr.startswith(b"hermes-nodes: error: ")
     document = json.loads(home.run("exec", "--json", target, f"touch {proof}").stdout)
@@ -79,8 +86,8 @@ def test_a_target_that_is_not_there_fails_fast_and_runs_nothing_anywhere(
 def test_a_node_killed_during_a_call_fails_it_at_once(home: Home, gateway: GatewayProcess) -> None:
     with home.node(gateway, "fragile") as node:
         before = time.monotonic()
-        done = home.run("exec", "--json", "fragile", f"kill -9 {node.process.pid}; sleep 5")
-        assert time.monotonic() - before < 2
+        done = home.run("exec", "--json", "fragile", f"kill -9 {node.process.pid}; sleep 10")
+        assert time.monotonic() - before < SOON
     assert done.returncode == 75
     document = json.loads(done.stdout)
     assert (document["status"], document["error"]["code"]) == ("node_disconnected", "node_disconnected")
@@ -93,7 +100,7 @@ def test_calls_side_by_side_do_not_wait_for_each_other(home: Home, node: NodePro
     before = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda n: client.exec("laptop", f"sleep 1; echo {n}").stdout, range(8)))
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < SOON
     assert results == [f"{n}\n" for n in range(8)]
 
 

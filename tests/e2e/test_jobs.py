@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from tests.harness import (
     scripted_node,
     until,
 )
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SOON
 
 QUICK = "backoff_initial = 0.1\nbackoff_max = 0.3"
 MIB = 1024 * 1024
@@ -58,9 +59,10 @@ def until_watched(home: Home, rows: Iterator[dict[str, object]], watchers: int) 
     """
     for _ in range(watchers):
         assert next(rows)["command"] == "job_list"
-    deadline = time.monotonic() + PATIENCE
+    deadline, waiting = time.monotonic() + PATIENCE, threading.Event()
     while home.client.nodes("laptop")[0]["calls_in_flight"] != watchers:
         assert time.monotonic() < deadline
+        waiting.wait(0.01)
 
 
 def record(folder: Path, job: str) -> dict[str, object]:
@@ -160,7 +162,7 @@ def stopped_node(home: Home, gateway: GatewayProcess, end: signal.Signals) -> It
                 node.process.send_signal(end)
                 node.process.wait(8)
                 if end is signal.SIGTERM:
-                    assert watched.living(within=1) + len(processes_of(job)) == 0
+                    assert watched.living(within=SOON) + len(processes_of(job)) == 0
                 else:
                     assert watched.living() > 0
                 yield job, node.folder

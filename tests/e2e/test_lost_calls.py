@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,12 +30,18 @@ class Parts(NamedTuple):
     node: NodeProcess
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
+@contextmanager
+def started(folder: Path) -> Iterator[Parts]:
     """A gateway and a node that a test may kill."""
-    home = Home(tmp_path)
+    home = Home(folder)
     with home.gateway() as gateway, home.node(gateway, "laptop") as node:
         yield Parts(home, gateway, node)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    with started(tmp_path) as parts:
+        yield parts
 
 
 def kill_caller(_: Parts, running: Background) -> None:
@@ -58,12 +64,12 @@ def stop_node(parts: Parts, _: Background) -> None:
     parts.node.process.terminate()
 
 
+#: What happens at the same time, each to calls of its own.
 ENDS = {
-    "caller killed": kill_caller,
-    "caller interrupted": interrupt_caller,
-    "gateway killed": kill_gateway,
-    "node stopped": stop_node,
-    "node killed": kill_node,
+    "callers killed and interrupted": (kill_caller, interrupt_caller),
+    "gateway killed": (kill_gateway,),
+    "node stopped": (stop_node,),
+    "node killed": (kill_node,),
 }
 
 
@@ -79,19 +85,26 @@ def half_sent(parts: Parts, *options: str, command: str) -> Iterator[tuple[Backg
         yield running, call_id
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("options", [[], ["--session", "s"]], ids=["plain", "session"])
+@pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
 def test_a_call_whose_input_was_half_sent_is_ended_whole(
-    parts: Parts, end: Callable[[Parts, Background], None], options: list[str]
+    parts: Parts, ends: Sequence[Callable[[Parts, Background], None]]
 ) -> None:
     trace = parts.home.folder / "came-to-its-end"
     command = STUBBORN + READER.format(trace=trace)
-    with half_sent(parts, *options, command=command) as (running, call_id):
-        assert running.lines(2) == ["up", "up"]
-        with Watched(processes_of(call_id)) as watched:
+    with ExitStack() as stack:
+        calls = []
+        for number, end in enumerate(ends):
+            for options in ([], ["--session", f"s{number}"]):
+                call = half_sent(parts, *options, command=command)
+                running, call_id = stack.enter_context(call)
+                assert running.lines(2) == ["up", "up"]
+                watched = stack.enter_context(Watched(processes_of(call_id)))
+                calls.append((end, running, call_id, watched))
+        for end, running, _, _ in calls:
             end(parts, running)
+        for _, _, call_id, watched in calls:
             assert watched.living(within=SOON) == 0
-        assert processes_of(call_id) == set()
+            assert processes_of(call_id) == set()
     assert not trace.exists()
 
 
@@ -112,16 +125,24 @@ def test_a_call_that_reads_nothing_is_ended_though_its_pipe_is_full(parts: Parts
             assert watched.living(within=SOON) == 0
 
 
-@pytest.mark.parametrize("end", ["caller", "gateway"])
-def test_a_stubborn_tree_on_a_terminal_is_ended_whole(parts: Parts, end: str) -> None:
+def test_a_stubborn_tree_on_a_terminal_is_ended_whole_without_its_caller_or_gateway(
+    parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     command = f"{STUBBORN} setsid -f sleep 1000; echo =$HERMES_NODES_CALL=; cat"
-    with at_terminal(parts.home, "exec", "-t", "laptop", command) as person:
-        call_id = person.finds(rb"=([0-9a-f-]{36})=")[1].decode()
-        with Watched(processes_of(call_id)) as watched:
+    with ExitStack() as stack:
+        others = stack.enter_context(started(tmp_path_factory.mktemp("others")))
+        calls = []
+        for one in (parts, others):
+            person = stack.enter_context(at_terminal(one.home, "exec", "-t", "laptop", command))
+            call_id = person.finds(rb"=([0-9a-f-]{36})=")[1].decode()
+            watched = stack.enter_context(Watched(processes_of(call_id)))
             assert watched.living() >= 3
-            (person.process if end == "caller" else parts.gateway.process).kill()
+            calls.append((person, call_id, watched))
+        calls[0][0].process.kill()
+        others.gateway.process.kill()
+        for _, call_id, watched in calls:
             assert watched.living(within=SOON) == 0
-        assert processes_of(call_id) == set()
+            assert processes_of(call_id) == set()
 
 
 def test_what_a_call_left_in_the_background_lives_on_whatever_becomes_of_later_ones(parts: Parts) -> None:

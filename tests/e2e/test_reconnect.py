@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness import GatewayProcess, Home, Watched, processes_of, scripted_node
+from tests.support import comes_true
 
 QUICK = "backoff_initial = 0.1\nbackoff_max = 0.3"
 
@@ -30,12 +30,11 @@ def node_status(home: Home, folder: Path) -> dict[str, object]:
 
 def until_waiting(home: Home, folder: Path, words: str) -> dict[str, object]:
     """The node's status, as soon as it says these words of itself."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        status = node_status(home, folder)
-        if words in str(status.get("detail", "")):
-            return status
-    raise AssertionError(f"no {words!r} in {node_status(home, folder)}")
+    said = folder / "status.json"
+    comes_true(lambda: said.exists() and words in said.read_text())
+    status = node_status(home, folder)
+    assert words in str(status["detail"])
+    return status
 
 
 def test_a_node_is_back_by_itself_after_its_gateway_was(own: Home) -> None:
@@ -148,6 +147,6 @@ def test_a_second_signal_ends_a_node_at_once(home: Home, gateway: GatewayProcess
         with pytest.raises(subprocess.TimeoutExpired):
             node.process.wait(0.3)
         node.process.terminate()
-        assert node.process.wait(1) == -signal.SIGTERM
+        assert node.process.wait(4) == -signal.SIGTERM
         for pid in processes_of(call_id):  # what nobody is left to end
             os.kill(pid, signal.SIGKILL)

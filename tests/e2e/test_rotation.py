@@ -13,6 +13,7 @@ from hermes_nodes.protocol.messages import Bye, Close
 from hermes_nodes.tokens import TokenStore
 from tests.gateway.support import pair
 from tests.harness import Home, scripted_node
+from tests.support import SOON
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def test_a_rotated_token_is_not_alive_on_an_open_socket(own: Home, running
     async with scripted_node(running.url) as node:
         await node.log_in("laptop", old)
         await rotate(own, grace=0)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             assert await node.closed() == Close.REVOKED
     assert not await is_admitted(running, old)
 
@@ -67,7 +68,7 @@ async def test_the_session_of_the_old_token_is_closed_when_the_new_one_is_used(
     async with scripted_node(running.url) as first, scripted_node(running.url) as second:
         await first.log_in("laptop", old)
         await second.log_in("laptop", new)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             assert await first.receive() == Bye(reason="revoked")
             assert await first.closed() == Close.REVOKED
         session = running.registry.get("laptop")
@@ -81,7 +82,7 @@ async def test_the_old_token_dies_after_its_grace(own: Home, running: Gateway) -
     async with scripted_node(running.url) as node:
         await node.log_in("laptop", old)
         new = await rotate(own, grace=0.3)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             assert await node.closed() == Close.REVOKED
     assert not await is_admitted(running, old)
     assert await is_admitted(running, new)
@@ -105,7 +106,7 @@ async def test_a_session_of_the_replaced_new_token_is_closed(own: Home, running:
     async with scripted_node(running.url) as node:
         await node.log_in("laptop", second)  # the first is dead now
         await rotate(own, grace=0)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             assert await node.closed() == Close.REVOKED
 
 

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Home, NodeProcess, Watched, processes_of
+from tests.support import comes_true
 
 #: More than is copied in the moment that a signal takes.
 SIZE = 4 << 30
@@ -25,12 +25,7 @@ def folder(home: Home, node: NodeProcess) -> Path:
 
 
 def until_there(path: Path) -> None:
-    waiting = threading.Event()
-    for _ in range(2000):
-        if path.exists():
-            return
-        waiting.wait(0.005)
-    raise AssertionError(f"there is no {path}")
+    assert comes_true(path.exists, every=0.005), f"there is no {path}"
 
 
 @pytest.mark.parametrize("sign", ENDS)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Background, GatewayProcess, Home, NodeProcess
-from tests.support import PATIENCE
+from tests.support import PATIENCE, comes_true
 
 MIB = 1024 * 1024
 OLD = b"the old content\n"
@@ -36,22 +35,17 @@ def start_half_a_write(home: Home, folder: Path) -> Background:
     assert running.process.stdin is not None
     running.process.stdin.write(os.urandom(MIB))
     running.process.stdin.flush()
-    waiting = threading.Event()
-    for _ in range(1000):
+
+    def has_begun() -> bool:
         parts = [path for path in folder.iterdir() if path.name.endswith(".part")]
-        if parts and parts[0].stat().st_size >= MIB // 2:
-            return running
-        waiting.wait(0.01)
-    raise AssertionError("the write has not begun")
+        return bool(parts) and parts[0].stat().st_size >= MIB // 2
+
+    assert comes_true(has_begun), "the write has not begun"
+    return running
 
 
 def until_only(folder: Path, expected: set[str]) -> None:
-    waiting = threading.Event()
-    for _ in range(500):
-        if names(folder) == expected:
-            return
-        waiting.wait(0.01)
-    raise AssertionError(f"{names(folder)} in the folder")
+    assert comes_true(lambda: names(folder) == expected), f"{names(folder)} in the folder"
 
 
 def test_twenty_mebibytes_go_there_and_back_exactly(home: Home, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from hermes_nodes import sessions
 from hermes_nodes.call_connection import Json
 from hermes_nodes.errors import CallFailed, Unsupported, from_wire
 from hermes_nodes.gateway import Gateway, calls
@@ -18,7 +19,7 @@ from hermes_nodes.protocol.messages import Cancel, Error, Exec, ExecResult, Wind
 from hermes_nodes.protocol.stream import INITIAL_WINDOW
 from tests.gateway.support import logged_in, start_exec
 from tests.harness import Home, ScriptedNode
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SOON
 
 
 class Caller:
@@ -73,7 +74,8 @@ async def calling(gateway: Gateway, **body: Any) -> AsyncIterator[Caller]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """A gateway that gives its nodes less time to end a call."""
-    monkeypatch.setattr(calls, "END_GRACE", 0.3)
+    for module in (calls, sessions):
+        monkeypatch.setattr(module, "END_GRACE", 0.3)
     return 0.3
 
 
@@ -127,7 +129,7 @@ async def test_a_lost_node_is_written_down_though_its_caller_reads_nothing(
             request = await requested(node)
             await fill_windows(node, request.id)
             node.ws._response.close()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(SOON):
                 assert (await next_row(rows))["status"] == "node_disconnected"
             caller.go_on_reading()
             assert (await caller.answer())["status"] == "node_disconnected"
@@ -161,7 +163,7 @@ async def test_a_cancel_is_heard_while_output_waits_for_its_reader(
             while not isinstance(await node.receive(), Cancel):
                 pass
             await node.send(ExecResult(id=request.id, status="cancelled", exit_code=130, signal="INT"))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(SOON):
                 row = await next_row(rows)
     assert (row["status"], row["exit_code"]) == ("cancelled", 130)
 
@@ -286,7 +288,7 @@ async def test_a_quiet_call_shows_that_it_lives(
     async with logged_in(home, gateway) as node, calling(gateway, command="x") as caller:
         await requested(node)
         for _ in range(2):
-            head = await asyncio.wait_for(caller.reader.readexactly(6), 3)
+            head = await asyncio.wait_for(caller.reader.readexactly(6), SOON)
             assert head == control.frame(control.ALIVE)
 
 

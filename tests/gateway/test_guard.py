@@ -24,7 +24,7 @@ from tests.gateway.support import (
     raw_peer,
 )
 from tests.harness import Home, MemoryGrowth, memory_bytes
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SOON
 
 MIB = 1024 * 1024
 LIMIT = 1000
@@ -199,7 +199,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(home: Home, head: byt
         await peer.send(head)
         before = time.monotonic()
         assert await peer.rest() == b""
-        assert time.monotonic() - before < 1.5
+        assert time.monotonic() - before < SOON
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from hermes_nodes.tokens import TokenStore
 from tests.gateway.support import logged_in, pair, start_exec
 from tests.gateway.test_calls import requested
 from tests.harness import Home, ScriptedNode, control_request, scripted_node
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SOON
 
 # -- certificates -------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ async def test_a_file_in_the_place_of_the_control_socket_is_left_alone(home: Hom
 
 async def assert_shut_out(gateway: Gateway, node: ScriptedNode, name: str, token: str) -> None:
     """The live session is closed, and its token opens no other."""
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(SOON):
         assert await node.closed() == Close.REVOKED
     assert gateway.registry.get(name) is None
     async with scripted_node(gateway.url) as again:

@@ -12,6 +12,7 @@ from hermes_nodes.protocol.codec import Frame
 from hermes_nodes.protocol.messages import Bye, Exec, ExecResult, Ping, Pong
 from tests.gateway.support import logged_in, pair, start_exec
 from tests.harness import Home, scripted_node
+from tests.support import SOON
 
 
 async def test_the_newer_of_two_connections_wins(home: Home, gateway: Gateway) -> None:
@@ -29,7 +30,7 @@ async def twins(home: Home, gateway: Gateway, token: str) -> tuple[str, str]:
         call = start_exec(home, "twin")
         assert isinstance(await old.receive(), Exec)
         await new.log_in("twin", token)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(SOON):
             with pytest.raises(NodeDisconnected):
                 await call
         assert await old.receive() == Bye(reason="replaced")
@@ -46,7 +47,7 @@ async def test_a_node_that_says_goodbye_is_closed_and_gone(home: Home, gateway: 
             assert isinstance(await node.receive(), Exec)
             await node.send(Bye(reason="going home"))
             assert await node.closed() == 1000
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(SOON):
                 with pytest.raises(NodeDisconnected):
                     await call
         assert (await asyncio.to_thread(next, rows))["error"] == "bye going home"

@@ -15,6 +15,7 @@ from hermes_nodes.node.config import NodeConfig
 from hermes_nodes.node.state import StateFile
 from tests.gateway.support import pair
 from tests.harness import Home
+from tests.support import SOON
 
 
 def config(folder: Path, **changes: object) -> NodeConfig:
@@ -163,7 +164,7 @@ async def test_a_stop_before_there_is_a_connection_is_immediate(tmp_path: Path) 
         node = NodeAgent(config(tmp_path, backoff_initial=60.0), trail)
         running = asyncio.create_task(node.run())
         node.stop()
-        await asyncio.wait_for(running, 1)
+        await asyncio.wait_for(running, SOON)
 
 
 async def test_wrong_settings_end_the_node_with_their_sentence(tmp_path: Path) -> None:

@@ -116,12 +116,12 @@ def test_what_others_print_into_a_line_is_damage_and_never_wrong_bytes(stream: s
 
 @pytest.mark.parametrize("line", [b"\n", b"tick\n", a_line(b"")], ids=["empty", "others'", "the guard's"])
 def test_two_hundred_thousand_lines_are_damage(line: bytes) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(DamagedOutput):
         taken_apart(f"{MARKER}out\n".encode(), *[line * 1000] * 1000)
     with pytest.raises(DamagedOutput):
         taken_apart(f"{MARKER}out\n".encode() + line * 1_000_000)
-    assert time.monotonic() - begun < 2.0
+    assert time.process_time() - begun < 2.0
 
 
 @pytest.mark.parametrize("size", [64 * 1024 + 1, 10_000_000])

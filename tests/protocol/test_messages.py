@@ -55,6 +55,8 @@ from hermes_nodes.protocol.messages import (
 
 ID = new_call_id()
 VOCABULARIES: list[Vocabulary[Any]] = [FROM_NODE, FROM_GATEWAY, HELLO_OR_AUTH, HANDSHAKE_REPLY, SEALED]
+#: `--hypothesis-profile=many` tries more of them.
+EXAMPLES = 4 * settings().max_examples
 BOTH_WAYS = {Ping, Pong, Bye, Window}
 ONLY_NODE = [kind for kind in get_args(FromNode) if kind not in BOTH_WAYS]
 ONLY_GATEWAY = [kind for kind in get_args(FromGateway) if kind not in BOTH_WAYS]
@@ -286,7 +288,7 @@ _deep = st.builds(
 )
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.binary(max_size=100) | _values.map(lambda v: json.dumps(v).encode()) | _messages | _damaged | _deep
 )

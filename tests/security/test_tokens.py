@@ -12,7 +12,7 @@ from hermes_nodes.errors import HermesNodesError
 from hermes_nodes.protocol.messages import Bye
 from tests.harness import ScriptedNode, scripted_node
 from tests.security.place import Place
-from tests.support import in_background
+from tests.support import SOON, in_background
 
 
 async def shut_out(node: ScriptedNode) -> int | None:
@@ -26,7 +26,7 @@ async def test_a_rotated_or_revoked_token_still_alive_on_an_open_socket(place: P
     token = place.paired(name)
     async with scripted_node(place.gateway.url) as node:
         await node.log_in(name, token)
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(SOON):
             match end:
                 case "revoked":
                     await asyncio.to_thread(place.local.revoke, name)
@@ -45,7 +45,7 @@ async def test_a_token_that_its_successor_has_replaced_still_alive_on_an_open_so
         await old.log_in(name, token)
         rotated = await asyncio.to_thread(place.local.rotate, name)
         await new.log_in(name, str(rotated["token"]))
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(SOON):
             assert await old.closed() in (1000, 4006)
     async with scripted_node(place.gateway.url) as again:
         with pytest.raises(HermesNodesError):
