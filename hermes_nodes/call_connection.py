@@ -10,6 +10,7 @@ import select
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -140,6 +141,7 @@ class CallConnection:
         self._input_fd = content if isinstance(content, int) else screen.input_fd if screen else None
         self._at_a_time = _TYPED if screen else _PIECE
         self._pieces = None if content is None or isinstance(content, int) else _pieces(content)
+        self._uploads = self._pieces is not None
         self._credit = _FIRST_WINDOW
         self._reader = control.FrameReader()
         self._answer: Json | None = None
@@ -188,6 +190,16 @@ class CallConnection:
         with suppress(OSError):
             poll.poll(GIVE_UP_SECONDS * 1000)  # what has been sent before may fill the socket
             send_now(self._sock, control.frame(control.CANCEL))
+            if self._uploads:  # hung up on at once, the gateway might never read it
+                self._wait_until_heard()
+
+    def _wait_until_heard(self) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+            if not self._sock.recv(_PIECE):
+                break
 
     # -- waiting --
 

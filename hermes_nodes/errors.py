@@ -253,11 +253,11 @@ class Busy(TryAgain):
         )
 
     @classmethod
-    def jobs(cls, name: str, said: str) -> "Busy":
-        """As many detached jobs run as the node takes, which it ``said``."""
+    def by_node(cls, name: str, said: str) -> "Busy":
+        """The node takes no more, for the reason that it ``said``."""
         made = cls(name, 0)
         made.message = f"node {name!r}: {said}"
-        made.hint = "wait until one has ended, or end one with `hermes-nodes kill`"
+        made.hint = "wait until something there has ended, or end a job with `hermes-nodes kill`"
         made.args = (made.message,)
         return made
 

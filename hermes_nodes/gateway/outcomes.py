@@ -23,7 +23,6 @@ from hermes_nodes.errors import (
 from hermes_nodes.losses import hint_after_loss
 from hermes_nodes.protocol.messages import (
     ERROR_NAMES,
-    MAX_CALLS,
     Error,
     Exec,
     ExecResult,
@@ -171,10 +170,8 @@ def _cancelled_for_job(request: JobWait | JobRead | JobKill, answer: Answer) -> 
 
 def _node_error(running: Ending, name: str, detail: str | None) -> HermesNodesError:
     said = printable(detail or name.replace("_", " "), MAX_DETAIL)
-    if name == "busy" and isinstance(running.request, Exec) and running.request.detach:
-        return Busy.jobs(running.node, said)
     if name == "busy":
-        return Busy(running.node, MAX_CALLS)
+        return Busy.by_node(running.node, said)
     if name == "unsupported":
         return Unsupported(running.node, said)
     return _ERRORS.get(name, CallFailed)(f"node {running.node!r}: {said}", _node_hint(running, name))

@@ -4,11 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hermes_nodes.errors import CallCancelled, HermesNodesError
 from hermes_nodes.node.allowlist import Allowlist
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.ends import first_end
 from hermes_nodes.node.lasting import Lasting
 from hermes_nodes.protocol.messages import (
     CallStatus,
@@ -21,8 +22,6 @@ from hermes_nodes.protocol.messages import (
 from hermes_nodes.protocol.stream import Source, queue
 
 _T = TypeVar("_T")
-#: What ended a call early.
-Ended = Literal["cancelled", "timeout"]
 
 
 class CallStream(Protocol):
@@ -89,24 +88,10 @@ class _Counted:
         return piece
 
 
-async def first_end(
-    work: asyncio.Task[Any], cancelled: asyncio.Event, seconds: float | None
-) -> Ended | None:
-    """None when the work has ended; else what came before that."""
-    cancel = asyncio.create_task(cancelled.wait())
-    try:
-        await asyncio.wait([work, cancel], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        cancel.cancel()
-    if work.done():
-        return None
-    return "cancelled" if cancelled.is_set() else "timeout"
-
-
 async def until_cancelled(call: NodeCall, work: Coroutine[Any, Any, _T]) -> _T:
     """The work's result; raises CallCancelled once it has stopped and let go of what it held."""
     task = asyncio.create_task(work)
-    if await first_end(task, call.cancelled, None) is None:
+    if await first_end(task, call.cancelled) is None:
         return task.result()
     task.cancel()
     with suppress(asyncio.CancelledError, HermesNodesError):

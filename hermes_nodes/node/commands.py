@@ -8,8 +8,9 @@ from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from typing import NamedTuple, assert_never
 
 from hermes_nodes.errors import CallFailed, FileMissing, FilePermission
-from hermes_nodes.node.calls import Ended, NodeCall, Place, failure, first_end
+from hermes_nodes.node.calls import NodeCall, Place, answer, failure
 from hermes_nodes.node.config import NodeConfig
+from hermes_nodes.node.ends import Ended, first_end, given_up
 from hermes_nodes.node.inputs import Input
 from hermes_nodes.node.processes import (
     MARK,
@@ -21,6 +22,7 @@ from hermes_nodes.node.processes import (
     shell_command,
 )
 from hermes_nodes.node.shells import ShellSession, State, StateReader
+from hermes_nodes.node.spawning import is_scarcity
 from hermes_nodes.node.terminals import Terminal, on_terminal
 from hermes_nodes.node.user import current_user, expand_home
 from hermes_nodes.node.wires import NO_INPUT, pipes
@@ -42,6 +44,7 @@ class ExecCall:
         self._call = call
         self._request = request
         self._terminal: Terminal | None = None
+        self._seconds = None if request.timeout_ms is None else request.timeout_ms / 1000
         self.escalation = escalation
 
     async def run(self) -> Result:
@@ -63,9 +66,15 @@ class ExecCall:
             # What is run without a shell can't change a session.
             tells = session is not None and request.command is not None
             reader = held.enter_context(closing(StateReader())) if tells else None
+            starting = asyncio.create_task(self._start(plan, reader, held))
+            ended = await given_up(starting, self._call.cancelled, self._seconds)
+            if ended is not None:
+                return answer(request, ended)
             try:
-                command = await self._start(plan, reader, held)
+                command = starting.result()
             except OSError as error:
+                if is_scarcity(error):
+                    return failure(request, "busy", f"it can't start a process: {error.strerror}")
                 return await self._not_run(plan.program, error)
             except ValueError as error:  # a NUL character, or a variable's name that is none
                 return failure(request, "bad_request", f"the command can't be started: {error}")
@@ -109,11 +118,9 @@ class ExecCall:
         started = time.monotonic()
         outputs = self._open_outputs(command)
         finish = asyncio.create_task(_finished(command, outputs, is_session=self._terminal is not None))
-        timeout_ms = self._request.timeout_ms
         async with self._fed(command):
             try:
-                seconds = None if timeout_ms is None else timeout_ms / 1000
-                ended = await first_end(finish, self._call.cancelled, seconds)
+                ended = await first_end(finish, self._call.cancelled, self._seconds)
                 if ended is not None:
                     await self._end(command)
                     await asyncio.wait([finish], timeout=0.0 if self._call.abandoned else FLUSH_SECONDS)
@@ -136,9 +143,10 @@ class ExecCall:
         pid = command.process.pid
         if self._terminal is not None and not command.exited.is_set():
             self._terminal.hang_up(pid)
-        await command.end(lambda: self.escalation)
-        if not command.exited.is_set():
-            raise CallFailed(f"the command can't be ended by the node's user: process {pid} goes on")
+        left = await command.end(lambda: self.escalation)
+        if left:
+            goes_on = pid if pid in left else min(left)
+            raise CallFailed(f"the command can't be ended by the node's user: process {goes_on} goes on")
 
     @asynccontextmanager
     async def _fed(self, command: Command) -> AsyncIterator[None]:
@@ -180,7 +188,7 @@ class ExecCall:
         """What a shell does with a program that it can't run: a line on stderr, and 127 or 126."""
         line = _Line(f"{program}: {error.strerror}\n".encode())
         self._place.stream.send_from(self._call.id, STDERR, self._call.counted(line))
-        await first_end(asyncio.create_task(line.ended.wait()), self._call.cancelled, None)
+        await first_end(asyncio.create_task(line.ended.wait()), self._call.cancelled)
         code = 127 if isinstance(error, FileNotFoundError) else 126
         return ExecResult(id=self._request.id, status="error", exit_code=code)
 
@@ -204,6 +212,8 @@ def prepared(config: NodeConfig, request: Exec, kept: State | None = None) -> Pr
     cwd = os.path.join(base, expand_home(request.cwd)) if request.cwd else base
     if not os.path.isdir(cwd):
         raise FileMissing(f"there is no directory {cwd!r} to run in")
+    if not os.access(cwd, os.X_OK):
+        raise FilePermission(f"the node's user may not enter the directory {cwd!r}")
     if request.cwd:
         environment.pop("PWD", None)  # it was the session's
     if request.argv:

@@ -8,10 +8,9 @@ from hermes_nodes.node.allowlist import told
 from hermes_nodes.node.calls import NodeCall, Place, failure, until_cancelled
 from hermes_nodes.node.commands import prepared
 from hermes_nodes.node.job_files import JobStatus
-from hermes_nodes.node.job_limits import MAX_RUNNING
 from hermes_nodes.node.job_output import StreamSource
 from hermes_nodes.node.job_runs import Job
-from hermes_nodes.node.jobs import JobOrder, TooManyJobs
+from hermes_nodes.node.jobs import JobOrder, TooMuch
 from hermes_nodes.protocol.messages import (
     CallStatus,
     Exec,
@@ -35,10 +34,10 @@ _ENDS: dict[JobStatus, CallStatus] = {
 }
 
 
-async def start(place: Place, request: Exec) -> Result:
+async def start(place: Place, call: NodeCall, request: Exec) -> Result:
     """Start a job and answer at once; it is the node's own from here on, whatever becomes of the session.
 
-    Raises what `exec` raises before a command runs, and CallFailed if the disk refuses.
+    Raises what `exec` raises before a command runs, CallFailed if the disk refuses, CallCancelled.
     """
     if request.stdin or request.pty is not None or request.session is not None:
         return failure(request, "bad_request", "a detached job has no input, no terminal and no session")
@@ -47,9 +46,9 @@ async def start(place: Place, request: Exec) -> Result:
     summary = act(request, "summary").command or ""
     order = JobOrder(request.id, summary, program, argv, cwd, environment, time_limit)
     try:
-        await place.lasting.jobs.start(order)
-    except TooManyJobs:
-        return failure(request, "busy", f"{MAX_RUNNING} jobs are running, which is all it takes")
+        await place.lasting.jobs.start(order, call.cancelled)
+    except TooMuch as error:
+        return failure(request, "busy", str(error))
     except UsageError as error:
         return failure(request, "bad_request", error.message)
     return ExecResult(id=request.id, status="started", job=request.id)

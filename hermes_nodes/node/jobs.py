@@ -13,14 +13,15 @@ from typing import NamedTuple
 import msgspec
 
 from hermes_nodes.clock import timestamp
-from hermes_nodes.errors import CallFailed, FileMissing, UsageError
+from hermes_nodes.errors import CallCancelled, CallFailed, FileMissing, UsageError
+from hermes_nodes.node.ends import given_up
 from hermes_nodes.node.job_files import STREAMS, JobFolder, Record, is_job_id, stored_jobs
 from hermes_nodes.node.job_limits import MAX_KNOWN, MAX_RUNNING, JobLimits
 from hermes_nodes.node.job_output import Disk, KeptStream, Recorder, Room
 from hermes_nodes.node.job_runs import Job, JobRun, outcome
 from hermes_nodes.node.leftovers import end_leftovers
 from hermes_nodes.node.processes import ESCALATION, QUICK_ESCALATION, Command, Escalation
-from hermes_nodes.node.spawning import Spawner
+from hermes_nodes.node.spawning import Spawner, is_scarcity
 from hermes_nodes.node.tree import birth
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ STOP_SECONDS = 6.0
 _DIED = "its node ended or was killed while it ran"
 
 
-class TooManyJobs(Exception):
-    """As many jobs run as a node takes."""
+class TooMuch(Exception):
+    """More than a node takes, now; says what of."""
 
 
 class JobOrder(NamedTuple):
@@ -124,17 +125,18 @@ class Jobs:
             raise FileMissing("there is no such job")
         return job
 
-    async def start(self, order: JobOrder) -> None:
-        """Start a job; it goes on by itself.
+    async def start(self, order: JobOrder, cancelled: asyncio.Event) -> None:
+        """Start a job; it goes on by itself. ``cancelled`` ends the wait for its start.
 
-        Raises TooManyJobs, UsageError for what can't be started at all, CallFailed if the disk refuses.
+        Raises TooMuch, UsageError for what can't be started at all, CallFailed if the disk refuses,
+        CallCancelled.
         """
         self._admit(order.id)
         self._starting.add(order.id)
         try:
             await self._make_place()
             job, files = await self._disk.run(_created, self._folder, order)
-            await self._launch(job, files, order)
+            await self._launch(job, files, order, cancelled)
         except OSError as error:
             raise CallFailed(f"the job can't be kept on the node's disk: {error.strerror}") from error
         finally:
@@ -162,11 +164,27 @@ class Jobs:
             raise CallFailed("the node is being stopped")
         running = sum(not job.over.is_set() for job in self._jobs.values())
         if running + len(self._starting) >= MAX_RUNNING:
-            raise TooManyJobs
+            raise TooMuch(f"{MAX_RUNNING} jobs are running, which is all it takes")
 
-    async def _launch(self, job: Job, files: list[int], order: JobOrder) -> None:
+    async def _launch(self, job: Job, files: list[int], order: JobOrder, cancelled: asyncio.Event) -> None:
         try:
-            command = await Command.start(
+            command = await self._command(order, cancelled)
+        except (OSError, TooMuch, UsageError, CallCancelled) as error:
+            for fd in files:
+                os.close(fd)
+            if not isinstance(error, OSError):
+                await self._disk.run(job.folder.remove)
+                raise
+            self._jobs[order.id] = job
+            await self._not_run(job, order.program, error)
+        else:
+            self._jobs[order.id] = job
+            self._follow(job, command, files, order.time_limit)
+
+    async def _command(self, order: JobOrder, cancelled: asyncio.Event) -> Command:
+        """Raises what ``start`` does, and OSError for what a shell would say of the program."""
+        starting = asyncio.create_task(
+            Command.start(
                 self._spawner,
                 order.id,
                 order.argv,
@@ -174,17 +192,17 @@ class Jobs:
                 environment=order.environment,
                 program=order.program,
             )
-        except (OSError, ValueError) as error:
-            for fd in files:
-                os.close(fd)
-            if isinstance(error, ValueError):  # a NUL character, or a variable's name that is none
-                await self._disk.run(job.folder.remove)
-                raise UsageError(f"the command can't be started: {error}") from error
-            self._jobs[order.id] = job
-            await self._not_run(job, order.program, error)
-        else:
-            self._jobs[order.id] = job
-            self._follow(job, command, files, order.time_limit)
+        )
+        if await given_up(starting, cancelled) is not None:
+            raise CallCancelled("the call was cancelled before its job began")
+        try:
+            return starting.result()
+        except ValueError as error:  # a NUL character, or a variable's name that is none
+            raise UsageError(f"the command can't be started: {error}") from error
+        except OSError as error:
+            if is_scarcity(error):
+                raise TooMuch(f"it can't start a process: {error.strerror}") from error
+            raise
 
     def _follow(self, job: Job, command: Command, files: list[int], time_limit: float | None) -> None:
         parts = zip((command.stdout, command.stderr), files, job.streams.values(), strict=True)

@@ -124,7 +124,8 @@ class Command:
         self.stdin, self.stdout, self.stderr = wired.ours
         self.exited = process.exited
         mark = f"{MARK}={call_id}".encode()
-        self._tree = ProcessTree(mark, process.pid, (self.stdout, self.stderr), wired.terminal)
+        outputs = (self.stdout, self.stderr)
+        self._tree = ProcessTree(mark, process.pid, outputs, wired.terminal, elder=process.keeper)
 
     @classmethod
     async def start(
@@ -193,16 +194,18 @@ class Command:
         """Let what is left of the tree go on, as what a command leaves in the background does."""
         self.process.leave()
 
-    async def end(self, escalation: Callable[[], Escalation] = lambda: ESCALATION) -> None:
-        """End the whole tree, gently at first; returns when nothing is left of it.
+    async def end(self, escalation: Callable[[], Escalation] = lambda: ESCALATION) -> set[int]:
+        """End the whole tree, gently at first; gives what can't be ended, once nothing else is left.
 
         ``escalation`` is asked again at every look, as a node that is being stopped has less time.
         """
         await end_all(self._members, self._kill, lambda: self._exited_within(LOOK_EVERY), escalation)
         if self.exited.is_set():
             await self.process.kill()
+        return await asyncio.to_thread(self._members)
 
     async def _exited_within(self, seconds: float) -> None:
+        self.process.wake()
         if self.exited.is_set():
             await asyncio.sleep(seconds)
             return

@@ -66,7 +66,8 @@ class Runner:
             self._place.stream.send(failure(request, "unsupported", f"`{lacking[0]}`"))
             return
         if len(self._calls) >= MAX_CALLS:
-            self._place.stream.send(failure(request, "busy", f"{MAX_CALLS} calls are running"))
+            too_many = f"{MAX_CALLS} calls are running, which is all it takes"
+            self._place.stream.send(failure(request, "busy", too_many))
             return
         call = NodeCall(request)
         self._calls[call.id] = call
@@ -140,7 +141,7 @@ class Runner:
     async def _carry_out(self, call: NodeCall) -> Result:
         match call.request:
             case Exec(detach=True):
-                return await job_calls.start(self._place, call.request)
+                return await job_calls.start(self._place, call, call.request)
             case Exec():
                 command = ExecCall(self._place, call, call.request, self._escalation)
                 self._commands[call.id] = command

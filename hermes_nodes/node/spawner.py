@@ -66,6 +66,7 @@ class Order(TypedDict):
 
 def main() -> None:
     """Take orders from stdin, a socket, until the node has closed it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whatever whoever started the node had blocked
     orders = socket.socket(fileno=os.dup(0))
     os.dup2(1, 0)  # /dev/null, so that no descriptor of a command is ever opened under such a number
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
@@ -79,10 +80,7 @@ def main() -> None:
         try:
             if os.fork() == 0:
                 orders.close()
-                try:
-                    keep(*fds, holds=kind == HOLD)
-                finally:  # never two that take orders
-                    os._exit(1)
+                keep(*fds, holds=kind == HOLD)
         except OSError as error:
             _say(fds[1], f"failed {error.errno}")
         for fd in fds:
@@ -90,46 +88,94 @@ def main() -> None:
 
 
 def keep(order_fd: int, line: int, *fds: int, holds: bool) -> NoReturn:
-    """Be the keeper of one command."""
-    held = set(fds[len(fds) - holds :])
-    fds = fds[: len(fds) - holds]
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    keeper = os.getpid()
+    """Be the keeper of one command, whatever comes: there must never be two that take orders."""
     try:
-        woken, waker = os.pipe()
+        streams = len(fds) - holds
+        Keeper(line, set(fds[streams:])).keep(order_fd, fds[:streams])
+    except OSError as error:
+        _say(line, f"failed {error.errno}")
+    finally:
+        os._exit(0)
+
+
+class Keeper:
+    """The process that one command runs below, from its start until the node lets it go."""
+
+    def __init__(self, line: int, held: set[int]) -> None:
+        self._line = line
+        self._held = held
+        self._pid = os.getpid()
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._woken, waker = os.pipe()
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._leader = 0
+
+    def keep(self, order_fd: int, fds: tuple[int, ...]) -> None:
+        """Start it, and stay until nothing of it is left, or what is left may go on. Raises OSError."""
         failures, failure = os.pipe()
-        leader = os.fork()
-    except OSError as error:
-        _say(line, f"failed {error.errno}")
-        os._exit(1)
-    if leader == 0:
-        become(keeper, order_fd, failure, fds)
-    # Before it runs: it may kill us at once, and would look as if it had never begun.
-    _say(line, f"keeps {leader} {keeper}")
-    for fd in (order_fd, failure, *fds):
-        os.close(fd)
-    failed = os.read(failures, 16)
-    if failed:
-        _say(line, f"failed {int(failed)}")
-        os._exit(0)
-    _say(line, "runs")
-    if _attend(line, woken, leader, held) != b"kill":
+        gate, opener = os.pipe()
+        self._leader = os.fork()
+        if self._leader == 0:
+            os.close(opener)
+            become(self._pid, gate, order_fd, failure, fds)
+        # Only what was kept may run: a start of which the node heard nothing can be tried again.
+        if not _say(self._line, f"keeps {self._leader} {self._pid}"):
+            return
+        for fd in (gate, opener, order_fd, failure, *fds):
+            os.close(fd)
+        word = self._attend(failures)
+        if word in ("failed", "leave"):
+            return
+        if word != "kill":
+            end_all(signal.SIGTERM, _TERM_SECONDS)
+        end_all(signal.SIGKILL, _KILL_SECONDS)
+
+    def _attend(self, failures: int) -> str:
+        """Tell of the start and of the end; what ends our task."""
+        awaited = [self._line, self._woken, failures]
+        while True:
+            ready, _, _ = select.select(awaited, [], [])
+            if failures in ready:
+                awaited.remove(failures)
+                if not self._tell_start(os.read(failures, 16)):
+                    return "failed"
+            if self._woken in ready:
+                os.read(self._woken, 512)
+            if failures not in awaited:
+                self._tell_end()
+            if self._line in ready and (word := self._heard()) != "close":
+                return word
+
+    def _tell_start(self, failed: bytes) -> bool:
+        _say(self._line, f"failed {int(failed)}" if failed else "runs")
+        return not failed
+
+    def _tell_end(self) -> None:
+        """If the command has ended; whatever else has fallen to us and has ended is taken as well."""
+        status = _reap().get(self._leader)
+        if status is not None:
+            _say(self._line, f"ended {status}")
+
+    def _heard(self) -> str:
+        """What the node says; nothing if it is gone."""
+        word = ""
         with suppress(OSError):
-            os.killpg(leader, signal.SIGTERM)
-        end_all(signal.SIGTERM, _TERM_SECONDS, told={leader})
-    end_all(signal.SIGKILL, _KILL_SECONDS, told=set())
-    os._exit(0)
+            word = os.read(self._line, 16).decode()
+        if word == "close":
+            while self._held:
+                os.close(self._held.pop())
+        return word
 
 
-def become(keeper: int, order_fd: int, failure: int, fds: tuple[int, ...]) -> NoReturn:
+def become(keeper: int, gate: int, order_fd: int, failure: int, fds: tuple[int, ...]) -> NoReturn:
     """Become the command, in a session of its own, or tell why that is not possible."""
     number = errno.EIO
     try:
         # A keeper that is killed can't end its command any more, so that this must come by itself.
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        os.read(gate, 1)
         if os.getppid() != keeper:
             os._exit(127)
         with os.fdopen(order_fd, "rb") as file:
@@ -172,38 +218,21 @@ def _moved(fd: int, above: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above)
 
 
-def _attend(line: int, woken: int, leader: int, held: set[int]) -> bytes:
-    """Tell the leader's end, and take whatever falls to us; gives what else is to be done than to leave."""
-    while True:
-        status = _reap().get(leader)
-        if status is not None:
-            _say(line, f"ended {status}")
-        ready, _, _ = select.select([line, woken], [], [])
-        if woken in ready:
-            os.read(woken, 512)
-        if line in ready:
-            heard = _heard(line)
-            if heard == b"leave":
-                os._exit(0)
-            if heard != b"close":
-                return heard
-            while held:
-                os.close(held.pop())
+def end_all(sign: signal.Signals, seconds: float) -> None:
+    """Send a signal, once to each, to everything below this process, until there is nothing.
 
-
-def end_all(sign: signal.Signals, seconds: float, *, told: set[int]) -> None:
-    """Send a signal to everything below this process that was not ``told``, until there is nothing.
-
-    What was below a child falls to us when that has ended, so that children are all there is to look at.
-    Whether there are any the kernel says without a doubt; a look at /proc may miss one that is being born.
+    Whether there is anything the kernel says without a doubt, as what was below a process that has ended
+    falls to us; a look at /proc may miss one that is being born.
     """
+    told: set[int] = set()
     deadline = time.monotonic() + seconds
     while _has_children() and time.monotonic() < deadline:
-        for pid in _children() - told:
+        below = _below(os.getpid())
+        for pid in below - told:
             with suppress(OSError):
                 os.kill(pid, sign)
-            told.add(pid)
-        told.difference_update(_reap())  # their numbers may be given away again
+        told = below
+        _reap()
         time.sleep(_LOOK_EVERY)
 
 
@@ -214,13 +243,18 @@ def _has_children() -> bool:
     return False
 
 
-def _children() -> set[int]:
-    """Processes whose parent is this one."""
-    found = set()
+def _below(root: int) -> set[int]:
+    """Processes that a process has started, at any remove."""
+    children: dict[int, list[int]] = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
-            if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                found.add(int(entry))
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry))
+    found, left = set(), [root]
+    while left:
+        below = children.get(left.pop(), [])
+        found.update(below)
+        left += below
     return found
 
 
@@ -236,15 +270,12 @@ def _reap() -> dict[int, int]:
     return ended
 
 
-def _say(line: int, text: str) -> None:
-    with suppress(OSError):  # the node is gone, which `_heard` tells
-        os.write(line, text.encode())
-
-
-def _heard(line: int) -> bytes:
+def _say(line: int, text: str) -> bool:
+    """Whether the node is still there to hear it."""
     with suppress(OSError):
-        return os.read(line, 16)
-    return b""
+        os.write(line, text.encode())
+        return True
+    return False
 
 
 if __name__ == "__main__":

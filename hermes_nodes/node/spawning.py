@@ -21,6 +21,10 @@ _SPAWNER = spawner.__file__
 _KEEPS = sys.platform == "linux"
 #: Bytes of a message from a keeper, which is a word and two numbers.
 _MESSAGE_BYTES = 64
+#: How often a start is tried whose spawner is killed before it has begun.
+_TRIES = 3
+#: What there may be again a moment later.
+_SCARCE = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 #: Seconds for a keeper to kill what is left: more are for what can't be killed.
 _KILL_SECONDS = 1.0
 
@@ -58,6 +62,9 @@ class Process:
         """Let what is left of it go on, and forget it."""
         self.keeper = None
 
+    def wake(self) -> None:
+        """See to it that its end is heard of: somebody may have stopped who tells it."""
+
     async def kill(self) -> None:
         """Leave nothing of it that can be ended: what was born at an instant when nobody looked."""
 
@@ -82,11 +89,21 @@ class Spawner:
             self._opened()
 
     async def start(self, what: Start) -> Process:
-        """Raises OSError if it can't be run, ValueError if it holds NUL bytes."""
+        """Raises OSError if it can't be run, ValueError if it holds NUL bytes.
+
+        It may take as long as the program's file system does. Whoever gives up cancels it.
+        """
         _check(what)
         if not _KEEPS:
             return _Child(what)
-        line = self._order(what)
+        for _ in range(_TRIES):
+            process = await self._try(self._order(what))
+            if process is not None:
+                return process
+        raise OSError(errno.EAGAIN, "somebody keeps killing the node's process that starts commands")
+
+    async def _try(self, line: socket.socket) -> Process | None:
+        """What has been started; None if nothing has been, as the spawner was killed before."""
         try:
             first = await _said(line)
             match first, await _said(line):
@@ -94,11 +111,13 @@ class Spawner:
                     raise OSError(int(number), os.strerror(int(number)))
                 case ["keeps", pid, keeper], _:
                     return _Kept(line, int(pid), int(keeper))
-                case _:
-                    raise OSError(errno.EAGAIN, "the node's process that starts commands was killed")
         except BaseException:
             line.close()
+            if self._process is not None:
+                self._process.send_signal(signal.SIGCONT)  # it may wait because somebody has stopped it
             raise
+        line.close()
+        return None
 
     def close(self) -> None:
         """Start nothing more; what runs is kept on."""
@@ -173,6 +192,11 @@ class _Kept(Process):
             with suppress(OSError):  # it was killed
                 self._line.send(word)
 
+    def wake(self) -> None:
+        if self.keeper is not None:
+            with suppress(OSError):
+                os.kill(self.keeper, signal.SIGCONT)
+
     async def kill(self) -> None:
         if self.keeper is not None:
             self._say(b"kill")
@@ -232,6 +256,11 @@ async def _said(line: socket.socket) -> list[str]:
         said = await asyncio.get_running_loop().sock_recv(line, _MESSAGE_BYTES)
         return said.decode().split() or ["gone"]
     return ["gone"]
+
+
+def is_scarcity(error: OSError) -> bool:
+    """Whether nothing was started for want of something that there may be again."""
+    return error.errno in _SCARCE
 
 
 def _check(what: Start) -> None:

@@ -1,5 +1,6 @@
 """The processes that a command has grown, wherever they have gone since: what `/proc` or `ps` tells."""
 
+import math
 import os
 import stat
 import subprocess
@@ -37,11 +38,18 @@ class ProcessTree:
     """
 
     def __init__(
-        self, mark: bytes, leader: int, pipes: tuple[int, ...], terminal: str | None = None
+        self,
+        mark: bytes,
+        leader: int,
+        pipes: tuple[int, ...],
+        terminal: str | None = None,
+        *,
+        elder: int | None = None,
     ) -> None:
+        """``elder`` is a process that is about as old as the leader, and is there for certain."""
         self._mark = mark
         self._leader = leader
-        self._born = _born(leader)
+        self._born = _born(elder or leader) or math.inf
         links = {terminal, *(_link(os.fstat(fd)) for fd in pipes)}
         self._ways_out = {link for link in links if link is not None}
         # Found before: one whose parent has died meanwhile is still ours.

@@ -2,12 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from hermes_nodes.node.allowlist import Allowlist
+from tests.node.calls_support import Calls, calls_in
 
 
 def folder_with_file(path: Path) -> Path:
@@ -40,3 +41,9 @@ def other_user() -> Iterator[Path]:
         Path(folder).chmod(0o755)
         yield Path(folder)
         os.seteuid(0)
+
+
+@pytest.fixture
+async def calls(tmp_path: Path) -> AsyncIterator[Calls]:
+    async with calls_in(tmp_path) as running:
+        yield running

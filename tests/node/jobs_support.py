@@ -26,7 +26,9 @@ async def start(jobs: Jobs, command: str | list[str], *, time_limit: float | Non
     job_id = new_id()
     argv = shell_command(command) if isinstance(command, str) else command
     environment = command_environment(job_id, {})
-    await jobs.start(JobOrder(job_id, str(command), argv[0], argv, "/", environment, time_limit))
+    await jobs.start(
+        JobOrder(job_id, str(command), argv[0], argv, "/", environment, time_limit), asyncio.Event()
+    )
     return jobs.get(job_id)
 
 

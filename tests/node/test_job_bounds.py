@@ -13,7 +13,7 @@ from hermes_nodes.node import jobs as jobs_module
 from hermes_nodes.node.job_files import JobFolder, Record
 from hermes_nodes.node.job_limits import MAX_KNOWN, MAX_RUNNING, JobLimits
 from hermes_nodes.node.job_runs import Job
-from hermes_nodes.node.jobs import Jobs, TooManyJobs
+from hermes_nodes.node.jobs import Jobs, TooMuch
 from tests.harness import until
 from tests.node.jobs_support import jobs_in, kept, new_id, on_disk, run, start, until_printed
 from tests.node.support import names
@@ -61,7 +61,7 @@ async def test_with_nothing_to_give_way_the_output_that_comes_is_cut(tmp_path: P
 async def test_more_jobs_than_a_node_takes_are_refused(jobs: Jobs) -> None:
     for _ in range(MAX_RUNNING):
         await start(jobs, ["sleep", "1000"])
-    with pytest.raises(TooManyJobs):
+    with pytest.raises(TooMuch):
         await start(jobs, "true")
     await asyncio.wait_for(jobs.kill(jobs.all()[0]), PATIENCE)
     assert (await run(jobs, "true")).record.status == "ok"

@@ -23,7 +23,7 @@ from hermes_nodes.protocol.messages import (
     Pty,
 )
 from tests.harness import processes_of
-from tests.node.test_runner import Calls, calls_in, exec_
+from tests.node.calls_support import Calls, calls_in, exec_
 from tests.support import PATIENCE
 
 

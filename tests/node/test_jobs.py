@@ -259,7 +259,7 @@ async def test_what_is_no_id_is_refused_without_touching_the_disk(
     jobs: Jobs, tmp_path: Path, job_id: str
 ) -> None:
     with pytest.raises(UsageError):
-        await jobs.start(JobOrder(job_id, "true", "true", ["true"], "/", {}, None))
+        await jobs.start(JobOrder(job_id, "true", "true", ["true"], "/", {}, None), asyncio.Event())
     with pytest.raises(FileMissing):
         jobs.get(job_id)
     assert names(tmp_path) == set()
@@ -268,5 +268,5 @@ async def test_what_is_no_id_is_refused_without_touching_the_disk(
 async def test_an_id_can_not_be_given_to_a_second_job(jobs: Jobs) -> None:
     job = await run(jobs, "echo first")
     with pytest.raises(UsageError):
-        await jobs.start(JobOrder(job.record.id, "true", "true", ["true"], "/", {}, None))
+        await jobs.start(JobOrder(job.record.id, "true", "true", ["true"], "/", {}, None), asyncio.Event())
     assert kept(job) == b"first\n"

@@ -23,6 +23,8 @@ from hermes_nodes.node.processes import (
     shell_command,
 )
 from hermes_nodes.node.spawning import Spawner
+from hermes_nodes.node.tree import ProcessTree
+from hermes_nodes.node.tree import _table as table
 from tests.harness import Watched, processes_of, until
 from tests.support import PATIENCE
 
@@ -209,6 +211,22 @@ async def test_a_shorter_escalation_takes_over_however_long_the_other_has_run() 
         asyncio.get_running_loop().call_later(0.4, ladders.append, short)
         await asyncio.wait_for(run.command.end(lambda: ladders[-1]), PATIENCE)
         assert processes_of(run.call_id) == set()
+
+
+async def test_a_command_that_has_stopped_its_keeper_is_ended_with_its_own_exit_code() -> None:
+    async with running("echo up; kill -STOP $PPID; exit 4") as run:
+        assert await run.line() == "up"
+        assert await run.command.end() == set()
+        assert run.command.exit_code == 4
+
+
+async def test_an_older_process_is_not_of_a_call_whose_first_process_was_gone_at_once() -> None:
+    async with running("exit 0") as run:
+        await asyncio.wait_for(run.command.exited.wait(), PATIENCE)
+        keeper = run.command.process.keeper
+        late = ProcessTree(b"no mark", run.command.process.pid, (), elder=keeper)
+        assert not late._is_young(table()[os.getpid()])
+        assert ProcessTree(b"no mark", 2**22 + 1, ())._is_young(table()[os.getpid()]) is False
 
 
 async def test_what_can_not_be_killed_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,29 +4,19 @@ import asyncio
 import hashlib
 import json
 import os
-import signal
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hermes_nodes.audit import AuditLog
-from hermes_nodes.node import commands, runner
+from hermes_nodes.node import runner
 from hermes_nodes.node.commands import ExecCall
-from hermes_nodes.node.config import NodeConfig
-from hermes_nodes.node.lasting import Lasting
-from hermes_nodes.node.processes import Command
-from hermes_nodes.node.runner import Runner
 from hermes_nodes.protocol.messages import (
     MAX_CALLS,
     Exec,
     ExecResult,
     ListDir,
     MakeDir,
-    Message,
     Read,
     ReadResult,
     Request,
@@ -34,115 +24,9 @@ from hermes_nodes.protocol.messages import (
     Write,
     WriteResult,
 )
-from hermes_nodes.protocol.stream import STDIN, Source
 from tests.harness import processes_of, until
+from tests.node.calls_support import Calls, calls_in, exec_
 from tests.support import PATIENCE
-
-
-class RecordingStream:
-    """The gateway's side of a session: takes what calls send, as fast as it comes."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, asyncio.Future[Any]] = {}
-        self.output: dict[tuple[str, int], bytearray] = {}
-        self.taken = 0
-        self.arrived = asyncio.Event()
-        self._sources: dict[tuple[str, int], Source] = {}
-
-    def open(self, call_id: str, *, sends: dict[int, Source], receives: tuple[int, ...]) -> None:
-        assert uuid.UUID(call_id)
-        assert not sends
-        assert receives in {(), (STDIN,)}
-
-    def send_from(self, call_id: str, channel: int, source: Source) -> None:
-        self._sources[call_id, channel] = source
-        self.output[call_id, channel] = bytearray()
-        asyncio.get_running_loop().call_soon(self.wake, call_id, channel)
-
-    def close(self, call_id: str) -> None:
-        for key in [key for key in self._sources if key[0] == call_id]:
-            del self._sources[key]
-
-    def send(self, message: Message) -> None:
-        call_id = str(message.id)  # type: ignore[attr-defined]
-        self.answer(call_id).set_result(message)
-
-    def wake(self, call_id: str, channel: int) -> None:
-        source = self._sources.get((call_id, channel))
-        while source is not None and (piece := source.pull(1 << 17)) is not None:
-            self.output[call_id, channel] += piece
-            self.arrived.set()
-            if not piece:
-                return
-
-    def took(self, call_id: str, channel: int, size: int) -> None:
-        assert channel == STDIN
-        assert uuid.UUID(call_id)
-        self.taken += size
-
-    def answer(self, call_id: str) -> asyncio.Future[Any]:
-        return self.answers.setdefault(call_id, asyncio.get_running_loop().create_future())
-
-
-class Calls:
-    """A runner and everything around it."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.stream = RecordingStream()
-        self.trail = AuditLog(folder / "audit.log")
-        config = NodeConfig(
-            path=folder / "config.toml",
-            server_url="ws://unused",
-            name="laptop",
-            token="unused",
-            **{"allowed_paths": (str(folder),), **settings},
-        )
-        self.lasting = Lasting(folder)
-        self.runner = Runner(config, self.stream, self.trail, self.lasting)
-
-    async def run(self, request: Request) -> Any:
-        self.runner.start(request)
-        return await asyncio.wait_for(self.stream.answer(request.id), PATIENCE)
-
-    def stdout(self, request: Request) -> bytes:
-        return bytes(self.stream.output[request.id, 1])
-
-    def stderr(self, request: Request) -> bytes:
-        return bytes(self.stream.output[request.id, 2])
-
-    async def until_output(self, request: Request, text: bytes) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while text not in self.stream.output.get((request.id, 1), b""):
-                self.stream.arrived.clear()
-                await self.stream.arrived.wait()
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.trail.path.read_text().splitlines()]
-
-
-def exec_(command: str | None = None, **fields: Any) -> Exec:
-    return Exec(id=str(uuid.uuid4()), command=command, **fields)
-
-
-@asynccontextmanager
-async def calls_in(folder: Path, **settings: Any) -> AsyncIterator[Calls]:
-    calls = Calls(folder, **settings)
-    try:
-        yield calls
-    finally:
-        calls.runner.hurry()
-        await asyncio.wait_for(calls.runner.close(), PATIENCE)
-        calls.lasting.spawner.close()
-        calls.trail.close()
-
-
-@pytest.fixture
-async def calls(tmp_path: Path) -> AsyncIterator[Calls]:
-    async with calls_in(tmp_path) as running:
-        yield running
-
 
 # -- exec -----------------------------------------------------------------------------------------
 
@@ -245,26 +129,6 @@ async def test_a_cancel_ends_the_command(calls: Calls) -> None:
 async def test_a_cancel_of_a_call_that_is_not_there_is_nothing(calls: Calls) -> None:
     calls.runner.cancel(str(uuid.uuid4()))
     calls.runner.feed(str(uuid.uuid4()), memoryview(b"late"))
-
-
-async def test_what_can_not_be_ended_is_not_said_to_have_ended(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "FLUSH_SECONDS", 0.1)
-    request = exec_("echo $$; exec sleep 1000")
-    with monkeypatch.context() as unkillable:
-        unkillable.setattr(Command, "_kill", lambda *_: None)
-        calls.runner.hurry()
-        calls.runner._escalation = ()
-        calls.runner.start(request)
-        await calls.until_output(request, b"\n")
-        calls.runner.cancel(request.id)
-        result = await asyncio.wait_for(calls.stream.answer(request.id), PATIENCE)
-    assert result.status == "error"
-    assert "can't be ended" in str(result.error_detail)
-    pid = int(calls.stdout(request))
-    os.kill(pid, signal.SIGKILL)
-    await until(lambda: not os.path.exists(f"/proc/{pid}"))  # killed, and its end taken note of
 
 
 async def test_a_files_only_node_runs_nothing(tmp_path: Path) -> None:

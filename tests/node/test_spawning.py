@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -225,3 +226,59 @@ async def test_nothing_of_the_node_is_to_be_read_off_its_helpers(
     async with running(spawner, "tr '\\0' ' ' </proc/$PPID/environ; echo .") as shell:
         assert "hnt_secret" not in await shell.line()
         await shell.code()
+
+
+async def test_signals_that_the_nodes_starter_had_blocked_are_blocked_for_nobody(spawner: Spawner) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    try:
+        spawner.open()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    async with running(spawner, "grep SigBlk /proc/self/status; exit 3") as shell:
+        assert int((await shell.line()).split()[1], 16) == 0
+        assert await shell.code() == 3
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+
+
+async def test_a_start_that_hangs_can_be_given_up_and_the_next_one_does_not_hang(spawner: Spawner) -> None:
+    spawner.open()
+    assert spawner._process is not None
+    stop(spawner._process.pid)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), running(spawner, "echo it began; exec sleep 1000"):
+            pass
+    async with running(spawner, "exit 3") as shell:
+        assert await shell.code() == 3
+
+
+async def test_a_start_whose_spawner_is_killed_before_it_is_tried_again(spawner: Spawner) -> None:
+    spawner.open()
+    assert spawner._process is not None
+    stop(spawner._process.pid)
+    asyncio.get_running_loop().call_later(0.1, spawner._process.kill)
+    async with running(spawner, "exit 3") as shell:
+        assert await shell.code() == 3
+
+
+async def test_a_node_that_is_gone_leaves_nothing_of_a_deep_tree(spawner: Spawner) -> None:
+    # Each is the parent of the next, and deaf.
+    deep = "import os, signal, time; signal.signal(15, signal.SIG_IGN)\n"
+    deep += "for _ in range(150):\n  if os.fork(): break\n"
+    deep += "else: print(os.getpid(), flush=True)\ntime.sleep(1000)"
+    async with running(spawner, f'exec {sys.executable} -I -S -c "{deep}"') as shell:
+        last = int(await shell.line())
+        shell.process._hang_up()  # type: ignore[attr-defined]
+        await until(lambda: not lives(last))
+        assert await shell.ends()
+
+
+async def test_a_node_that_is_gone_ends_all_of_a_tree_gently_at_first(spawner: Spawner) -> None:
+    child = "trap 'echo child; exit' TERM; echo up; while :; do sleep 0.05; done"
+    async with running(spawner, f"trap 'echo leader' TERM; setsid -w bash -c {child!r}; wait") as shell:
+        assert await shell.line() == "up"
+        shell.process._hang_up()  # type: ignore[attr-defined]
+        assert {await shell.line(), await shell.line()} == {"child", "leader"}

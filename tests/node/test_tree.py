@@ -67,11 +67,11 @@ async def test_a_process_without_mark_and_session_is_ended_with_its_call(script:
 
 def test_whoever_only_reads_from_a_pipe_is_not_of_the_call() -> None:
     reading, writing = os.pipe()
-    processes = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
+    processes = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,), elder=1)
     try:
         assert os.getpid() in processes.members(leader_has_ended=False)
         os.close(writing)
-        processes = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,))
+        processes = ProcessTree(b"no such mark", leader=2**22 + 1, pipes=(reading,), elder=1)
         assert os.getpid() not in processes.members(leader_has_ended=False)
     finally:
         os.close(reading)
