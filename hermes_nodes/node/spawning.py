@@ -104,6 +104,7 @@ class Spawner:
 
     async def _try(self, line: socket.socket) -> Process | None:
         """What has been started; None if nothing has been, as the spawner was killed before."""
+        first: list[str] = []
         try:
             first = await _said(line)
             match first, await _said(line):
@@ -113,11 +114,18 @@ class Spawner:
                     return _Kept(line, int(pid), int(keeper))
         except BaseException:
             line.close()
-            if self._process is not None:
-                self._process.send_signal(signal.SIGCONT)  # it may wait because somebody has stopped it
+            self._wake(first)
             raise
         line.close()
         return None
+
+    def _wake(self, first: list[str]) -> None:
+        """Who was to start something, and said that first: somebody may have stopped it in the middle."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+        match first:
+            case ["keeps", _, keeper]:
+                _continue(int(keeper))
 
     def close(self) -> None:
         """Start nothing more; what runs is kept on."""
@@ -194,8 +202,7 @@ class _Kept(Process):
 
     def wake(self) -> None:
         if self.keeper is not None:
-            with suppress(OSError):
-                os.kill(self.keeper, signal.SIGCONT)
+            _continue(self.keeper)
 
     async def kill(self) -> None:
         if self.keeper is not None:
@@ -261,6 +268,11 @@ async def _said(line: socket.socket) -> list[str]:
 def is_scarcity(error: OSError) -> bool:
     """Whether nothing was started for want of something that there may be again."""
     return error.errno in _SCARCE
+
+
+def _continue(pid: int) -> None:
+    with suppress(OSError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def _check(what: Start) -> None:

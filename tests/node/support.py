@@ -30,3 +30,11 @@ def write(allowlist: Allowlist, path: object, content: bytes, *args: Any, **opti
 
 def names(folder: Path) -> set[str]:
     return set(os.listdir(folder))
+
+
+def lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False

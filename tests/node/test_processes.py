@@ -26,6 +26,7 @@ from hermes_nodes.node.spawning import Spawner
 from hermes_nodes.node.tree import ProcessTree
 from hermes_nodes.node.tree import _table as table
 from tests.harness import Watched, processes_of, until
+from tests.node.support import lives
 from tests.support import PATIENCE
 
 SHORT: Escalation = ((signal.SIGINT, 0.1), (signal.SIGTERM, 0.1), (signal.SIGKILL, 2.0))
@@ -213,9 +214,15 @@ async def test_a_shorter_escalation_takes_over_however_long_the_other_has_run() 
         assert processes_of(run.call_id) == set()
 
 
-async def test_a_command_that_has_stopped_its_keeper_is_ended_with_its_own_exit_code() -> None:
-    async with running("echo up; kill -STOP $PPID; exit 4") as run:
+async def test_a_command_that_has_stopped_its_keeper_is_ended_with_its_own_exit_code(
+    tmp_path: Path,
+) -> None:
+    # Not before its start is known, which would not be heard of either.
+    script = "echo up; while test ! -e go; do sleep 0.02; done; kill -STOP $PPID; exit 4"
+    async with running(f"cd {tmp_path}; {script}") as run:
         assert await run.line() == "up"
+        (tmp_path / "go").touch()
+        await until(lambda: not lives(run.command.process.pid))
         assert await run.command.end() == set()
         assert run.command.exit_code == 4
 

@@ -13,7 +13,7 @@ import pytest
 from hermes_nodes.node import spawning
 from hermes_nodes.node.spawning import Process, Spawner, Start
 from tests.harness import until
-from tests.node.test_tree import lives
+from tests.node.support import lives
 from tests.support import PATIENCE
 
 #: A process that has cut itself loose of everything, deaf to what ends others gently; it says its number.

@@ -10,6 +10,7 @@ from hermes_nodes.node import tree
 from hermes_nodes.node.processes import QUICK_ESCALATION, Command, command_environment
 from hermes_nodes.node.spawning import Spawner
 from hermes_nodes.node.tree import ProcessTree
+from tests.node.support import lives
 
 CALL = "5d0c5a5e-6f3c-4d6e-9a53-0d6c1b0c7f11"
 SLEEPER = "env -i setsid bash -c 'echo $$ >&3; exec sleep 1000'"
@@ -32,14 +33,6 @@ async def started(script: str) -> AsyncIterator[tuple[Command, int]]:
             command.leave()
             os.close(command.stdout)
             os.close(command.stderr)
-
-
-def lives(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
