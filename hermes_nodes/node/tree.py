@@ -54,6 +54,7 @@ class ProcessTree:
         self._ways_out = {link for link in links if link is not None}
         # Found before: one whose parent has died meanwhile is still ours.
         self._known: set[tuple[int, int | str]] = set()
+        self._has_asked = False
 
     def members(self, *, leader_has_ended: bool, keeper: int | None = None) -> set[int]:
         """Those that live now; zombies do not. ``keeper`` is that process if it lives."""
@@ -61,17 +62,24 @@ class ProcessTree:
         # A group keeps its number as long as it has members. A process of that number after ours has
         # ended is therefore a stranger, with a group of its own.
         leader = 0 if leader_has_ended and self._leader in table else self._leader
-        found = {pid for pid, process in table.items() if self._is_ours(pid, process, leader)}
-        roots = found if keeper is None else found | {keeper}
-        found |= _descendants(roots, table) - {keeper}
+        found = {pid for pid, process in table.items() if self._is_akin(pid, process, leader)}
+        found |= _descendants(found if keeper is None else found | {keeper}, table) - {keeper}
+        # To ask every process of a machine takes long: where there is a keeper, only first and last.
+        if keeper is None or not self._has_asked or not found:
+            self._has_asked = True
+            found |= {pid for pid, process in table.items() if self._is_signed(pid, process)}
+            found |= _descendants(found, table)
         self._known = {(pid, table[pid].started) for pid in found}
         return found
 
-    def _is_ours(self, pid: int, process: _Process, leader: int) -> bool:
+    def _is_akin(self, pid: int, process: _Process, leader: int) -> bool:
+        """Whether the table alone shows that it is of the call."""
         if (pid, process.started) in self._known:
             return True
-        if leader and leader in (process.group, process.session):
-            return True
+        return bool(leader) and leader in (process.group, process.session)
+
+    def _is_signed(self, pid: int, process: _Process) -> bool:
+        """Whether it shows something of the call itself."""
         return _is_marked(pid, self._mark) or (self._is_young(process) and self._can_write(pid))
 
     def _is_young(self, process: _Process) -> bool:
