@@ -185,16 +185,18 @@ class SealedDatabase:
 
     def _version(self) -> int:
         """The schema's version; 0 is a store not made yet."""
-        version = int(self.database.execute("PRAGMA user_version").fetchone()[0])
+        # In one statement, as somebody may make the store between two.
+        version, tables = self.database.execute(
+            "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+        ).fetchone()
         if version > len(MIGRATIONS):
             raise StoreDamaged(
                 f"{self.path} was written by a newer hermes-nodes (store version {version})",
                 "upgrade hermes-nodes on this machine",
             )
-        tables = self.database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if bool(tables) != bool(version):
             raise StoreDamaged(f"{self.path} is not a token store", "check token_store_path")
-        return version
+        return int(version)
 
     def _check_pages(self) -> None:
         """Measured at 4 ms for ten thousand pairings: cheap enough for every command."""

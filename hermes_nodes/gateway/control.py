@@ -286,6 +286,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPRequestEntityTooLarge as error:
         told = UsageError(f"the request has more than {MAX_BODY} bytes", OVERSIZE_HINT)
         return error_response(told, error.status)
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise  # it was another's connection
+        return web.Response()  # to nobody: the caller has left before the rest was written
     except web.HTTPException as error:
         asked = printable(f"{request.method} {request.path}", MAX_SHOWN)
         told = UsageError(

@@ -40,6 +40,18 @@ SHOWING = {
     "node status --json": r"\{.*\}\n",
     "completion bash": r"[\s\S]*complete[\s\S]*",
 }
+#: One for each way in which data is written.
+EACH_WAY = [
+    "--version",
+    "--help",
+    "list",
+    "list --json",
+    "exec laptop echo data",
+    "read laptop {folder}/note",
+    "audit tail",
+    "audit export --format csv",
+    "completion bash",
+]
 #: Every command that changes something: command, stdout.
 CHANGING = {
     "pair fresh --force": r"hnt_[A-Za-z0-9_-]{43}\n",
@@ -166,8 +178,9 @@ def test_a_failure_puts_nothing_on_stdout_and_exits_as_the_table_says(
 # -- readers that leave, places that are full -----------------------------------------------------
 
 
-@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("line", SHOWING)
+@pytest.mark.parametrize(
+    ("line", "buffered"), [*((line, "") for line in SHOWING), *((line, "1") for line in EACH_WAY)]
+)
 def test_a_reader_that_has_left_is_no_reason_to_complain(
     home: Home, folder: Path, line: str, buffered: str
 ) -> None:
@@ -176,8 +189,10 @@ def test_a_reader_that_has_left_is_no_reason_to_complain(
     assert (code in (0, 141), stderr) == (True, "")
 
 
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"], ids=["full", "closed"])
-@pytest.mark.parametrize("line", SHOWING)
+@pytest.mark.parametrize(
+    ("line", "redirection"),
+    [*((line, ">/dev/full") for line in SHOWING), *((line, ">&-") for line in EACH_WAY)],
+)
 def test_data_that_cannot_be_written_is_a_failure_with_its_reason(
     home: Home, folder: Path, line: str, redirection: str
 ) -> None:

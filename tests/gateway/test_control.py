@@ -10,14 +10,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from hermes_nodes.errors import ForeignUser
 from hermes_nodes.gateway import Gateway
 from hermes_nodes.gateway.callers import actor_of, peer_uid
+from hermes_nodes.gateway.control import _errors_as_json
 from hermes_nodes.operations import user_name
 from tests.gateway.support import logged_in, raw_peer
 from tests.harness import GatewayProcess, Home, NodeProcess, control_request
@@ -328,3 +333,15 @@ async def test_who_asked_is_in_the_trail(home: Home, offline: Gateway) -> None:
     (row,) = home.trail(action="exec")
     assert (row["actor"], row["status"]) == (f"local:{user_name(os.geteuid())}", "not_connected")
     assert row["remote_addr"] is None
+
+
+async def test_a_caller_that_leaves_in_the_middle_of_an_answer_is_no_fault_and_others_are() -> None:
+    async def lose(_: web.Request) -> web.StreamResponse:
+        raise ConnectionResetError
+
+    for has_left in (True, False):
+        transport = Mock()
+        transport.is_closing.return_value = has_left
+        request = make_mocked_request("GET", "/v1/audit", transport=transport)
+        with nullcontext() if has_left else pytest.raises(ConnectionResetError):
+            assert (await _errors_as_json(request, lose)).body is None
