@@ -46,7 +46,11 @@ async def test_what_goes_on_beside_the_command_is_named(
         return await end(command, escalation) | {4711}
 
     monkeypatch.setattr(Command, "end", end_but_one)
-    result = await calls.run(exec_("sleep 1000", timeout_ms=100))
+    request = exec_("echo up; sleep 1000")
+    calls.runner.start(request)
+    await calls.until_output(request, b"up")
+    calls.runner.cancel(request.id)
+    result = await asyncio.wait_for(calls.stream.answer(request.id), PATIENCE)
     assert (result.status, "process 4711 goes on" in str(result.error_detail)) == ("error", True)
 
 
