@@ -113,6 +113,14 @@ class Unavailable(HermesNodesError):
     exit_status = 69
     http_status = 503
 
+    @classmethod
+    def unsaved(cls, who: str, act: str, why: HermesNodesError) -> "Unavailable":
+        """Somebody's end that holds as long as this gateway runs; ``act`` brings it about."""
+        return cls(
+            f"{who} is shut out for now, but that could not be saved: {why.message}",
+            f"mend that and {act} it again before this gateway stops",
+        )
+
 
 class GatewayNotRunning(Unavailable):
     code = "gateway_not_running"

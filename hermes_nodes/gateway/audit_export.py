@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from hermes_nodes.audit import Filter
+from hermes_nodes.audit import Filter, Trail
 from hermes_nodes.audit.export import Export
 from hermes_nodes.errors import NotAllowed, Unavailable
 
@@ -20,7 +21,7 @@ async def send_export(
     """Every row that matches, old to new; ``check`` says what does, or raises where it may not go on."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     lines = _lines(trail)
-    try:
+    async with ended_in(response, trail):
         with trail:
             piece = await asyncio.to_thread(_piece, lines)
             await response.prepare(request)
@@ -28,13 +29,25 @@ async def send_export(
                 await response.write(piece)
                 trail.match = check()
                 piece = await asyncio.to_thread(_piece, lines)
-    except OSError as error:
-        if response.prepared:
-            raise
-        raise Unavailable(f"the trail {trail.path} can't be read: {error.strerror}") from error
-    except NotAllowed as error:
-        await response.write(_line({"error": error.to_wire()}))
     return response
+
+
+@asynccontextmanager
+async def ended_in(response: web.StreamResponse, trail: Trail) -> AsyncIterator[None]:
+    """What ends the lines of a trail early is the last of them, once there are any."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # the caller's
+    except (OSError, NotAllowed) as error:
+        told = error if isinstance(error, NotAllowed) else _unreadable(trail, error)
+        if not response.prepared:
+            raise told from error
+        await response.write(_line({"error": told.to_wire()}))
+
+
+def _unreadable(trail: Trail, error: OSError) -> Unavailable:
+    return Unavailable(f"the trail {trail.path} can't be read: {error.strerror}")
 
 
 def _lines(trail: Export) -> Iterator[bytes]:

@@ -13,8 +13,8 @@ from hermes_nodes.audit import Filter, PairingsFilter, Trail
 from hermes_nodes.audit.export import Export, by_key
 from hermes_nodes.clock import timestamp
 from hermes_nodes.config import Settings
-from hermes_nodes.errors import MAX_SHOWN, HermesNodesError, NotAllowed, Unavailable, UsageError
-from hermes_nodes.gateway.audit_export import send_export
+from hermes_nodes.errors import MAX_SHOWN, HermesNodesError, NotAllowed, UsageError
+from hermes_nodes.gateway.audit_export import ended_in, send_export
 from hermes_nodes.gateway.bodies import OVERSIZE_HINT, decode_body
 from hermes_nodes.gateway.call_routes import post_call, upgrade_call
 from hermes_nodes.gateway.callers import ACTOR, Identify, expectation, identified
@@ -194,9 +194,9 @@ class ControlApi:
         query, actor = request.query, request[ACTOR]
         count = _row_count(query.get("n", "10"))
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        path = self._settings.audit_log_path
-        try:
-            with Trail(path, self._rows_for(actor, query)) as trail:
+        trail = Trail(self._settings.audit_log_path, self._rows_for(actor, query))
+        async with ended_in(response, trail):
+            with trail:
                 rows = await asyncio.to_thread(trail.tail, count)
                 await response.prepare(request)
                 await _write_rows(response, rows)
@@ -205,14 +205,6 @@ class ControlApi:
                     self._operators.check(actor, _AUDIT)
                     trail.match = self._rows_for(actor, query)
                     await _write_rows(response, await asyncio.to_thread(lambda: list(trail.new_rows())))
-        except OSError as error:
-            if response.prepared:
-                raise
-            raise Unavailable(f"the trail {path} can't be read: {error.strerror}") from error
-        except NotAllowed as error:
-            if not response.prepared:
-                raise
-            await _write_rows(response, [{"error": error.to_wire()}])
         return response
 
     async def _get_audit_export(self, request: web.Request) -> web.StreamResponse:

@@ -174,10 +174,7 @@ class Operators:
                     if taker is not None:
                         taker.require_holding(operator.verbs, operator.expires_at)
                     self._forget(operator.id)
-            raise Unavailable(
-                f"operator {name!r} is shut out for now, but that could not be saved: {error.message}",
-                "mend that and remove it again before this gateway stops",
-            ) from error
+            raise Unavailable.unsaved(f"operator {name!r}", "remove", error) from error
         return removal.noted()
 
     def _forget(self, operator_id: str) -> None:

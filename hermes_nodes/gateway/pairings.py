@@ -190,10 +190,7 @@ class Pairings:
                 raise
             # A store that can't be written must not keep a stolen token alive: here it is gone at once.
             self._forget(name)
-            raise Unavailable(
-                f"{name!r} is shut out for now, but that could not be saved: {error.message}",
-                "mend that and revoke it again before this gateway stops",
-            ) from error
+            raise Unavailable.unsaved(repr(name), "revoke", error) from error
         return revoked.noted()
 
     async def _save_quietly(self) -> None:

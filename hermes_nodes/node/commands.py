@@ -140,13 +140,11 @@ class ExecCall:
 
     async def _end(self, command: Command) -> None:
         """Raises CallFailed if something is left that can't be ended."""
-        pid = command.process.pid
         if self._terminal is not None and not command.exited.is_set():
-            self._terminal.hang_up(pid)
-        left = await command.end(lambda: self.escalation)
-        if left:
-            goes_on = pid if pid in left else min(left)
-            raise CallFailed(f"the command can't be ended by the node's user: process {goes_on} goes on")
+            self._terminal.hang_up(command.process.pid)
+        problem = await command.end(lambda: self.escalation)
+        if problem is not None:
+            raise CallFailed(f"the command {problem}")
 
     @asynccontextmanager
     async def _fed(self, command: Command) -> AsyncIterator[None]:

@@ -99,6 +99,8 @@ class JobRun:
         self._recorders = recorders
         self._escalation = escalation
         self._why: Why | None = None
+        #: What of it goes on though its command has ended, in a sentence.
+        self.unended: str | None = None
         self._ending: asyncio.Task[str | None] | None = None
         self._recording = asyncio.create_task(self._record())
 
@@ -133,28 +135,33 @@ class JobRun:
         # A command that had its own end keeps it, though what it left in the background is ended now.
         if not self._command.exited.is_set():
             self._why = self._why or why
-        await self._command.end(self._escalation)
+        problem = await self._command.end(self._escalation)
+        if problem is not None:
+            log.warning("a job %s", problem)
+            problem = f"it {problem}"
         if not self._command.exited.is_set():
             self._why = None
-            log.warning("process %d can't be ended by the node's user", self._command.process.pid)
-            return f"it can't be ended by the node's user: process {self._command.process.pid} goes on"
+            return problem
+        self.unended = problem
         await asyncio.wait([self._recording], timeout=FLUSH_SECONDS)
         for recorder in self._recorders:
             recorder.stop()
-        return None
+        return problem
 
 
-def outcome(job: Job, command: Command, why: Why | None, duration_ms: int) -> Record:
+def outcome(job: Job, command: Command, why: Why | None, duration_ms: int, unended: str | None) -> Record:
     """The record of a job whose command has ended; what the node's stop has ended says no exit code."""
+    problems = [_STOPPED if why == "lost" else None, unended, _not_kept(job)]
+    error = "; ".join(filter(None, problems)) or None
     if why == "lost":
-        return job.ended("lost", duration_ms=duration_ms, error=_STOPPED)
+        return job.ended("lost", duration_ms=duration_ms, error=error)
     status: JobStatus = why or ("ok" if command.exit_code == 0 else "error")
     return job.ended(
         status,
         exit_code=command.exit_code,
         signal=command.signal_name,
         duration_ms=duration_ms,
-        error=_not_kept(job),
+        error=error,
     )
 
 

@@ -228,7 +228,8 @@ class Jobs:
             why = await run.follow(time_limit)
         finally:
             command.leave()
-        await self._close(job, outcome(job, command, why, int((time.monotonic() - started) * 1000)))
+        duration_ms = int((time.monotonic() - started) * 1000)
+        await self._close(job, outcome(job, command, why, duration_ms, run.unended))
 
     async def _not_run(self, job: Job, program: str, error: OSError) -> None:
         """What a shell does with a program that it can't run: a line on stderr, and 127 or 126."""

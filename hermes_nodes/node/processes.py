@@ -194,15 +194,19 @@ class Command:
         """Let what is left of the tree go on, as what a command leaves in the background does."""
         self.process.leave()
 
-    async def end(self, escalation: Callable[[], Escalation] = lambda: ESCALATION) -> set[int]:
-        """End the whole tree, gently at first; gives what can't be ended, once nothing else is left.
+    async def end(self, escalation: Callable[[], Escalation] = lambda: ESCALATION) -> str | None:
+        """End the whole tree, gently at first; None, or a sentence without a subject on what goes on.
 
         ``escalation`` is asked again at every look, as a node that is being stopped has less time.
         """
         await end_all(self._members, self._kill, lambda: self._exited_within(LOOK_EVERY), escalation)
         if self.exited.is_set():
             await self.process.kill()
-        return await asyncio.to_thread(self._members)
+        left = await asyncio.to_thread(self._members)
+        if not left:
+            return None
+        goes_on = self.process.pid if self.process.pid in left else min(left)
+        return f"can't be ended by the node's user: process {goes_on} goes on"
 
     async def _exited_within(self, seconds: float) -> None:
         self.process.wake()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import GatewayProcess, Home, NodeProcess
+from tests.support import PATIENCE
 
 URL = "ws://127.0.0.1:1"
 TOKEN = "hnt_" + "a" * 43  # nobody's
@@ -101,3 +102,17 @@ def test_a_node_that_is_started_in_the_background_hands_no_ignored_signals_on(
         for number in (signal.SIGHUP, signal.SIGQUIT):
             node.process.send_signal(number)
         assert home.ok("exec", "background", "echo here") == "here\n"
+
+
+def test_a_node_is_deaf_to_no_signal_that_its_starter_had_blocked(
+    home: Home, gateway: GatewayProcess
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
+    with ExitStack() as stack:
+        try:
+            node = stack.enter_context(home.node(gateway, "blocked"))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert home.ok("exec", "blocked", "grep SigBlk /proc/self/status").split()[1].strip("0") == ""
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(PATIENCE) == 0

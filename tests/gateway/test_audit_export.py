@@ -1,8 +1,10 @@
 """`GET /v1/audit/export`: every row in the operator's scope, in pieces, and an end that says it is one."""
 
 import asyncio
+import errno
 import http.client
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +16,7 @@ import pytest
 from hermes_nodes.audit import Filter
 from hermes_nodes.audit.export import Export, by_nothing
 from hermes_nodes.client import Client
-from hermes_nodes.errors import GatewayLost, NotAllowed
+from hermes_nodes.errors import GatewayLost, NotAllowed, Unavailable
 from hermes_nodes.gateway.audit_export import PIECE, _lines, _piece
 from tests.harness import GatewayProcess, Home
 from tests.network import LOOPBACK
@@ -105,6 +107,22 @@ def test_whoever_leaves_early_leaves_nothing_behind(tmp_path: Path) -> None:
         process = gateway.process
     assert process.returncode == 0
     assert "Traceback" not in gateway.log
+
+
+async def test_a_disk_that_fails_in_the_middle_is_said_to_the_reader_and_is_no_fault_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_in_the_middle(_: Export) -> Iterator[dict[str, object]]:
+        for _number in range(2 * PIECE // len(FILLER)):
+            yield {"command": FILLER, "chained": True}
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Export, "read", fail_in_the_middle)
+    home = Home(tmp_path)
+    async with home.gateway_here():
+        with pytest.raises(Unavailable, match=r"can't be read: Input/output error"):
+            await asyncio.to_thread(lambda: list(home.client.audit_export()))
+    assert "Traceback" not in caplog.text
 
 
 def test_no_more_than_a_piece_is_read_ahead(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hermes_nodes.node import commands
 from hermes_nodes.node.processes import Command, Escalation
 from hermes_nodes.node.spawning import Spawner
+from hermes_nodes.node.tree import ProcessTree
 from tests.harness import until
 from tests.node.calls_support import Calls, exec_
 from tests.node.test_spawning import stop
@@ -42,8 +43,10 @@ async def test_what_goes_on_beside_the_command_is_named(
 ) -> None:
     end = Command.end
 
-    async def end_but_one(command: Command, escalation: Callable[[], Escalation]) -> set[int]:
-        return await end(command, escalation) | {4711}
+    async def end_but_one(command: Command, escalation: Callable[[], Escalation]) -> str | None:
+        assert await end(command, escalation) is None
+        monkeypatch.setattr(ProcessTree, "members", lambda *_, **__: {4711})
+        return await end(command, lambda: ())
 
     monkeypatch.setattr(Command, "end", end_but_one)
     request = exec_("echo up; sleep 1000")

@@ -15,6 +15,7 @@ from hermes_nodes.node.job_files import Record
 from hermes_nodes.node.job_limits import JobLimits
 from hermes_nodes.node.jobs import JobOrder, Jobs
 from hermes_nodes.node.processes import Command, command_environment
+from hermes_nodes.node.tree import ProcessTree
 from tests.harness import processes_of, until
 from tests.node.jobs_support import (
     ended_record,
@@ -132,6 +133,27 @@ async def test_what_can_not_be_ended_is_said_to_go_on_and_can_be_tried_again(
     assert job.record.status == "running"
     jobs._escalation = ((signal.SIGKILL, 2.0),)
     assert await asyncio.wait_for(jobs.kill(job), PATIENCE) is True
+
+
+async def test_what_goes_on_though_its_command_has_ended_is_named_by_the_kill_and_in_the_record(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await start(jobs, "echo up; exec sleep 1000")
+    await until_printed(job, b"up")
+    kill = Command._kill
+
+    def kill_but_one(command: Command, pids: set[int], sign: signal.Signals) -> None:
+        kill(command, pids, sign)
+        monkeypatch.setattr(ProcessTree, "members", lambda *_, **__: {4711})
+
+    monkeypatch.setattr(Command, "_kill", kill_but_one)
+    jobs._escalation = ((signal.SIGKILL, 0.5),)
+    with pytest.raises(CallFailed, match="process 4711 goes on"):
+        await asyncio.wait_for(jobs.kill(job), PATIENCE)
+    await asyncio.wait_for(job.over.wait(), PATIENCE)
+    record = on_disk(job)
+    assert (record.status, record.exit_code) == ("cancelled", 137)
+    assert "process 4711 goes on" in str(record.error)
 
 
 async def test_what_a_job_left_in_the_background_is_part_of_it_while_it_holds_its_output(

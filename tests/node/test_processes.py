@@ -223,7 +223,7 @@ async def test_a_command_that_has_stopped_its_keeper_is_ended_with_its_own_exit_
         assert await run.line() == "up"
         (tmp_path / "go").touch()
         await until(lambda: not lives(run.command.process.pid))
-        assert await run.command.end() == set()
+        assert await run.command.end() is None
         assert run.command.exit_code == 4
 
 
